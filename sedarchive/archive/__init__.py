@@ -1,0 +1,129 @@
+"""The archive: checkpoint histories as plain Zarr v3 directories.
+
+Readable by any Zarr tool; what makes it an archive is that a checkpoint exists
+only once its commit record does, and that every byte is under a digest.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from sedarchive.archive.lock import writer_lock
+from sedarchive.archive.names import RESERVED
+from sedarchive.archive.records import canonical_digest, read_sealed
+from sedarchive.archive.run import RUN_RECORD, RunArchive
+from sedarchive.archive.store import CheckedStore, open_store
+from sedarchive.archive.writer import RunWriter
+from sedarchive.errors import ArchiveNotFoundError, ArchiveVersionError, DamagedArchiveError, UnknownNameError
+
+FORMAT_VERSION = 1
+
+__all__ = ["FORMAT_VERSION", "Archive", "RunArchive", "RunWriter"]
+
+
+class Archive:
+    """An archive on a local disk, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the archive at ``path``.
+
+        Raises
+        ------
+        ArchiveNotFoundError
+            If there is none.
+        ArchiveVersionError
+            If it was written in another format version.
+        DamagedArchiveError
+            If its root record fails its digest.
+        """
+        if not (path / "zarr.json").exists():
+            raise ArchiveNotFoundError(
+                f"{path}: there is no archive here; make one with `sedarchive ingest PATH --archive {path}`"
+            )
+        self.path = path
+        self.store = open_store(path, write=False)
+        attributes = read_root(path, self.store)
+        self.archive_id: str = attributes["archive_id"]
+
+    @classmethod
+    def create_or_open(cls, path: Path) -> "Archive":
+        """Open the archive at ``path``, or make an empty one."""
+        if not (path / "zarr.json").exists():
+            if path.exists() and any(path.iterdir()):
+                raise ArchiveNotFoundError(f"{path}: the folder holds something else; choose another --archive")
+            path.mkdir(parents=True, exist_ok=True)
+            content = {"format_version": FORMAT_VERSION, "archive_id": secrets.token_hex(8)}
+            attributes = {"sedarchive": {**content, "digest": canonical_digest(content)}}
+            zarr.create_group(open_store(path, write=True), attributes=attributes, zarr_format=3)
+        return cls(path)
+
+    @cached_property
+    def run_names(self) -> tuple[str, ...]:
+        """Names of the runs, sorted."""
+        return tuple(sorted(read_sealed(record)["name"] for record in _run_records(self.path)))
+
+    def run(self, name: str) -> RunArchive:
+        """One run.
+
+        Raises
+        ------
+        UnknownNameError
+            If the archive has no run of that name.
+        """
+        if name not in self.run_names:
+            raise UnknownNameError(f"{self.path}: no run {name!r}; it holds {', '.join(self.run_names) or 'none'}")
+        return RunArchive(self.store, self.path, name)
+
+    def runs(self) -> list[RunArchive]:
+        """Every run, by name."""
+        return [self.run(name) for name in self.run_names]
+
+    @contextmanager
+    def writing(self, purpose: str) -> Iterator[CheckedStore]:
+        """Hold the writer's lock and hand out a store that may be written.
+
+        Raises
+        ------
+        ArchiveLockedError
+            If another process is writing.
+        """
+        with writer_lock(self.path, purpose):
+            remove_partials(self.path)
+            yield open_store(self.path, write=True)
+
+
+def _run_records(folder: Path) -> Iterator[Path]:
+    """Run records below a folder, without walking through the weights."""
+    for inner in folder.iterdir():
+        if inner.is_dir() and inner.name not in RESERVED:
+            if (inner / RUN_RECORD).exists():
+                yield inner / RUN_RECORD
+            yield from _run_records(inner)
+
+
+def read_root(path: Path, store: CheckedStore) -> dict[str, Any]:
+    """Root attributes, checked."""
+    try:
+        attributes = dict(zarr.open_group(store, mode="r", zarr_format=3).attrs["sedarchive"])  # type: ignore[arg-type]
+        digest = attributes.pop("digest")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DamagedArchiveError(f"{path}/zarr.json: not the root of an archive ({error!r})") from error
+    if digest != canonical_digest(attributes):
+        raise DamagedArchiveError(f"{path}/zarr.json: the root record fails its digest")
+    if attributes["format_version"] != FORMAT_VERSION:
+        raise ArchiveVersionError(
+            f"{path}: format version {attributes['format_version']}; this sedarchive reads {FORMAT_VERSION}; "
+            "use the version that wrote it, or ingest again"
+        )
+    return attributes
+
+
+def remove_partials(path: Path) -> None:
+    """Remove files that a killed writer left half-written; the caller holds the lock."""
+    for partial in path.rglob("*.partial"):
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""One writer an archive: an advisory lock whose file names its owner.
+
+The kernel releases the lock when its holder dies. The file itself stays after a
+kill: that is how ``verify`` and ``status`` know that a writer was interrupted.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sedarchive.errors import ArchiveLockedError
+
+LOCK_NAME = "writer.lock"
+
+
+@contextmanager
+def writer_lock(archive: Path, purpose: str) -> Iterator[None]:
+    """Hold the writer's lock of the archive at ``archive``.
+
+    Raises
+    ------
+    ArchiveLockedError
+        If another process holds it; the message names that process.
+    """
+    path = archive / LOCK_NAME
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArchiveLockedError(
+                f"{archive}: {_owner(path)} is writing this archive; wait for it, or use another --archive"
+            ) from error
+        if not _is_still(path, file.fileno()):  # its last holder removed it between our open and our lock
+            raise ArchiveLockedError(f"{archive}: another writer was just finishing; run the same command again")
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "purpose": purpose,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        file.truncate(0)
+        file.write(json.dumps(owner).encode())
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def was_interrupted(archive: Path) -> bool:
+    """Whether a writer died before it finished (and none is running now)."""
+    path = archive / LOCK_NAME
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except (FileNotFoundError, BlockingIOError):
+        return False
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_bytes())
+        return f"`{owner['purpose']}` (process {owner['pid']} on {owner['host']}, since {owner['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,67 @@
+"""Sealed records: small JSON files that carry their own digest and replace atomically."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sedarchive.errors import DamagedArchiveError
+
+
+def canonical_digest(content: Any) -> str:
+    """SHA-256 of the JSON form with sorted keys and no spaces."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """JSON text of a record with its own digest, as it stands on disk."""
+    return (json.dumps({**content, "record_digest": canonical_digest(content)}, sort_keys=True) + "\n").encode()
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record so that a reader sees the old one or the new one, never a part."""
+    write_atomic(path, sealed(content))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write, sync and rename one file, then sync its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a record and check its digest.
+
+    Raises
+    ------
+    DamagedArchiveError
+        If the file is missing, not JSON, or not what was sealed to the byte.
+    """
+    try:
+        data = path.read_bytes()
+        content = json.loads(data)
+        content.pop("record_digest")
+    except FileNotFoundError as error:
+        raise DamagedArchiveError(f"{path}: the record is missing; run `sedarchive verify`") from error
+    except (OSError, ValueError, AttributeError, KeyError, RecursionError) as error:
+        raise DamagedArchiveError(f"{path}: the record cannot be read ({error}); run `sedarchive verify`") from error
+    if data != sealed(content):
+        raise DamagedArchiveError(f"{path}: the record fails its digest; run `sedarchive verify`")
+    return dict(content)

@@ -1,0 +1,335 @@
+"""One run of an archive, read side: its checkpoints, its tensors, their values.
+
+A step exists when its commit record does. Storage *slots* are in the order of
+arrival; everything handed out is in the order of steps.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sedarchive.archive.names import stored_name
+from sedarchive.archive.records import canonical_digest, read_sealed
+from sedarchive.archive.store import CheckedStore, open_array, read_region
+from sedarchive.errors import DamagedArchiveError, UnknownNameError
+from sedarchive.floats import decode
+from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
+from sedarchive.plan import ChunkGrid
+
+RUN_RECORD = "run.json"
+MANIFEST = "manifest.json"
+COMMITS = "commits"
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """One stored array: a tensor over the steps at which it has this dtype and shape."""
+
+    path: str
+    """Folder of the array below the run's ``theta`` group."""
+    spec: TensorSpec
+    grid: ChunkGrid
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tensor": self.spec.name,
+            "dtype": self.spec.dtype,
+            "shape": list(self.spec.shape),
+            "steps_per_chunk": self.grid.steps,
+            "slab_rows": self.grid.slab_rows,
+        }
+
+    @classmethod
+    def from_json(cls, path: str, content: Mapping[str, Any]) -> "ArrayInfo":
+        spec = TensorSpec(content["tensor"], content["dtype"], tuple(content["shape"]))
+        return cls(path, spec, ChunkGrid(content["steps_per_chunk"], content["slab_rows"], spec.rows))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a commit says of one tensor at one step."""
+
+    array: str
+    """Path of the array that holds it."""
+    digest: str
+    """SHA-256 of dtype, shape and little-endian bytes."""
+    shared_with: str | None = None
+    """Tensor whose storage it shares; its bytes are stored once."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One committed checkpoint."""
+
+    slot: int
+    step: int
+    label: str
+    digest: str
+    """SHA-256 of the sorted (name, digest) pairs."""
+    source: Mapping[str, Any]
+    """Path below the run's folder, and the fingerprint of its files."""
+    tensors: Mapping[str, StoredTensor]
+
+    def to_json(self) -> dict[str, Any]:
+        tensors = {
+            name: [stored.array, stored.digest] + ([stored.shared_with] if stored.shared_with else [])
+            for name, stored in self.tensors.items()
+        }
+        return {
+            "slot": self.slot,
+            "step": self.step,
+            "label": self.label,
+            "digest": self.digest,
+            "source": dict(self.source),
+            "tensors": tensors,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Commit":
+        tensors = {name: StoredTensor(*entry) for name, entry in content["tensors"].items()}
+        return cls(
+            content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors
+        )
+
+
+def tensor_hash(spec: TensorSpec) -> "hashlib._Hash":
+    """SHA-256 begun with a tensor's dtype and shape; its little-endian bytes in C order follow."""
+    return hashlib.sha256(f"{spec.dtype} {list(spec.shape)}\n".encode())
+
+
+def checkpoint_digest(tensors: Mapping[str, StoredTensor]) -> str:
+    """Digest of a checkpoint: of its sorted (name, digest) pairs."""
+    return canonical_digest(sorted((name, stored.digest) for name, stored in tensors.items()))
+
+
+@dataclass(frozen=True)
+class AnalysisTensor:
+    """One tensor as analysed: one shape, over the checkpoints that have it.
+
+    A tensor that changes its shape becomes several, ``name``, ``name~1`` ...,
+    since updates are never differenced across a change of shape.
+    """
+
+    name: str
+    tensor: str
+    """Name in the checkpoints."""
+    arrays: tuple[ArrayInfo, ...]
+    """More than one if the dtype changed."""
+    positions: tuple[int, ...]
+    """Indices of the checkpoints, in step order, at which it exists."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.arrays[0].spec.dtype, self.arrays[0].spec.shape)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(array.spec.dtype for array in self.arrays))
+
+
+class RunArchive:
+    """Committed checkpoints of one run.
+
+    Parameters
+    ----------
+    store : CheckedStore
+        Store of the archive.
+    root : Path
+        Folder of the archive.
+    name : str
+        Name of the run; its parts, between ``/``, are nested groups.
+    """
+
+    def __init__(self, store: CheckedStore, root: Path, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.group = run_group(name)
+        self.folder = root / self.group
+        self.record = read_sealed(self.folder / RUN_RECORD)
+
+    @cached_property
+    def commits(self) -> tuple[Commit, ...]:
+        """Commits in step order.
+
+        Raises
+        ------
+        DamagedArchiveError
+            If one fails its digest.
+        """
+        return _in_step_order(read_commit(path) for path in (self.folder / COMMITS).glob("*.json"))
+
+    def use_commits(self, commits: Iterable[Commit]) -> None:
+        """Go on with these commits alone: for ``verify``, which has found others damaged."""
+        self.commits = _in_step_order(commits)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(commit.step for commit in self.commits)
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayInfo]:
+        """Arrays of weights by path."""
+        return {path: ArrayInfo.from_json(path, content) for path, content in self.record["arrays"].items()}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.record["config"])
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What ingest noticed."""
+        return [Finding(**finding) for finding in self.record["findings"]]
+
+    @cached_property
+    def tensors(self) -> dict[str, AnalysisTensor]:
+        """Tensors as analysed, in the order of their names."""
+        found: dict[str, dict[tuple[int, ...], dict[str, list[int]]]] = {}
+        for position, commit in enumerate(self.commits):
+            for name, stored in commit.tensors.items():
+                shape = self.arrays[stored.array].spec.shape
+                found.setdefault(name, {}).setdefault(shape, {}).setdefault(stored.array, []).append(position)
+        return {
+            tensor.name: tensor
+            for name in sorted(found)
+            for tensor in (
+                AnalysisTensor(
+                    name if index == 0 else f"{name}~{index}",
+                    name,
+                    tuple(self.arrays[path] for path in by_array),
+                    tuple(sorted(position for positions in by_array.values() for position in positions)),
+                )
+                for index, by_array in enumerate(found[name].values())
+            )
+        }
+
+    def digests(self, tensor: str) -> list[str]:
+        """Digest of an analysed tensor at each of its checkpoints."""
+        analysed = self.tensor(tensor)
+        return [self.commits[position].tensors[analysed.tensor].digest for position in analysed.positions]
+
+    def tensor(self, name: str) -> AnalysisTensor:
+        """Tensor of that name.
+
+        Raises
+        ------
+        UnknownNameError
+            If the run has none.
+        """
+        if name not in self.tensors:
+            raise UnknownNameError(f"run {self.name} has no tensor {name!r}; `sedarchive status` lists the runs")
+        return self.tensors[name]
+
+    def read(self, tensor: str, rows: tuple[int, int], steps: Sequence[int]) -> NDArray[Any]:
+        """Values of rows ``rows[0]:rows[1]`` at the checkpoints ``steps`` (positions in step order).
+
+        Each chunk is decoded once.
+
+        Returns
+        -------
+        ndarray, shape (steps, rows, columns), float32 or float64
+            NaN at checkpoints without the tensor.
+
+        Raises
+        ------
+        DamagedArchiveError
+            If a chunk is missing or fails its checksum.
+        """
+        analysed = self.tensor(tensor)
+        held = [(info, self._slots(analysed.tensor, info.path, steps)) for info in analysed.arrays]
+        held = [(info, slots) for info, slots in held if slots]
+        in_order = len(held) == 1 and list(held[0][1].values()) == list(range(len(steps)))
+        if in_order and list(held[0][1]) == sorted(held[0][1]):
+            info, slots = held[0]
+            return decode(self.read_slots(info, rows, list(slots)), info.spec.dtype)
+        wide = any(info.spec.dtype == "float64" for info in analysed.arrays)
+        shape = (len(steps), rows[1] - rows[0], analysed.spec.columns)
+        out = np.full(shape, np.nan, dtype=np.float64 if wide else np.float32)
+        for info, slots in held:
+            ordered = sorted(slots)
+            out[[slots[slot] for slot in ordered]] = decode(self.read_slots(info, rows, ordered), info.spec.dtype)
+        return out
+
+    def _slots(self, tensor: str, array: str, positions: Sequence[int]) -> dict[int, int]:
+        """Slot -> index in ``positions`` of the checkpoints that keep ``tensor`` in ``array``."""
+        slots = {}
+        for index, position in enumerate(positions):
+            commit = self.commits[position]
+            stored = commit.tensors.get(tensor)
+            if stored is not None and stored.array == array:
+                slots[commit.slot] = index
+        return slots
+
+    def read_slots(self, info: ArrayInfo, rows: tuple[int, int], slots: Sequence[int]) -> NDArray[Any]:
+        """Stored values of some rows at sorted ``slots``: (slots, rows, columns) in the storage type."""
+        array = self.open(info.path)
+        shape = (rows[1] - rows[0], info.spec.columns)
+        out = np.empty((len(slots), *shape), dtype=DTYPES[info.spec.dtype].storage)
+        at = 0
+        for group in _by_chunk(slots, info.grid.steps):
+            span = (slice(group[0], group[-1] + 1), slice(*rows))
+            values = read_region(array, span[: array.ndim]).reshape(-1, *shape)
+            out[at : at + len(group)] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
+            at += len(group)
+        return out
+
+    def open(self, array: str) -> "zarr.Array[Any]":
+        """Zarr array of weights at ``array``."""
+        handle: zarr.Array[Any] | None = self._handles.get(array)
+        if handle is None:
+            handle = self._handles[array] = open_array(self.store, f"{self.group}/theta/{array}")
+        return handle
+
+    @cached_property
+    def _handles(self) -> "dict[str, zarr.Array[Any]]":
+        return {}
+
+    def metrics(self) -> list[Metric]:
+        """Logged metrics, by name and step."""
+        found = []
+        for name, entry in sorted(self.record["metrics"].items()):
+            group = f"{self.group}/metrics/{entry['path']}"
+            steps = read_region(open_array(self.store, f"{group}/step"), (slice(None),))
+            values = read_region(open_array(self.store, f"{group}/value"), (slice(None),))
+            sources = [source for source, count in entry["sources"] for _ in range(count)]
+            found += [
+                Metric(name, int(step), float(value), source)
+                for step, value, source in zip(steps, values, sources, strict=True)
+            ]
+        return found
+
+
+def read_commit(path: Path) -> Commit:
+    """Read one commit record.
+
+    Raises
+    ------
+    DamagedArchiveError
+        If it fails its digest or stands under another slot's name.
+    """
+    commit = Commit.from_json(read_sealed(path))
+    if path.stem != f"{commit.slot:06d}":
+        raise DamagedArchiveError(f"{path}: the record of slot {commit.slot} stands under another name")
+    return commit
+
+
+def _in_step_order(commits: Iterable[Commit]) -> tuple[Commit, ...]:
+    return tuple(sorted(commits, key=lambda commit: commit.step))
+
+
+def run_group(name: str) -> str:
+    """Zarr group of a run: its name, part by part, as safe folder names."""
+    return "/".join(stored_name(part) for part in name.split("/"))
+
+
+def _by_chunk(slots: Iterable[int], steps: int) -> Iterator[list[int]]:
+    """Sorted slots, split where the chunk changes, so that each chunk is asked for once."""
+    for _, group in groupby(slots, key=lambda slot: slot // steps):
+        yield list(group)

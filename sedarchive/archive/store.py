@@ -1,0 +1,143 @@
+"""The Zarr side of the archive: opening stores, creating arrays, counting and checking reads.
+
+Written for what zarr 3.1.6 and 3.4 share. Two traps shape it: a missing chunk
+reads as the fill value without a word, so :class:`CheckedStore` turns it into an
+error; and ``write_empty_chunks`` is not stored, so every handle sets it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore, WrapperStore
+
+from sedarchive.errors import ArchiveError, DamagedArchiveError
+
+CODECS = ("none", "lz4", "small")
+"""``none`` stores bytes; ``lz4`` is Blosc lz4 with bitshuffle; ``small`` is zstd 5 with shuffle."""
+
+
+@dataclass
+class ReadCounts:
+    """Chunks fetched from a store so far, by key; each fetch is one decode."""
+
+    fetches: dict[str, int]
+    n_bytes: int = 0
+
+
+class CheckedStore(WrapperStore[LocalStore]):
+    """A local store that counts chunk reads and never lets a missing chunk pass as fill values.
+
+    ``expect_chunks`` is off for writers, which look for chunks before they create them.
+    """
+
+    def __init__(self, store: LocalStore, expect_chunks: bool = True) -> None:
+        super().__init__(store)
+        self.expect_chunks = expect_chunks
+        self.counts = ReadCounts({})
+        self._lock = Lock()
+
+    def _with_store(self, store: LocalStore) -> "CheckedStore":
+        other = type(self)(store, self.expect_chunks)
+        other.counts, other._lock = self.counts, self._lock
+        return other
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await self._store.get(key, prototype, byte_range)
+        if not key.endswith("zarr.json"):
+            if found is None and self.expect_chunks:
+                raise DamagedArchiveError(f"{self._store.root}/{key}: the chunk is missing; run `sedarchive verify`")
+            if found is not None:
+                self._count(key, len(found))
+        return found
+
+    def _count(self, key: str, n_bytes: int) -> None:
+        with self._lock:
+            self.counts.fetches[key] = self.counts.fetches.get(key, 0) + 1
+            self.counts.n_bytes += n_bytes
+
+
+def open_store(path: Path, *, write: bool) -> CheckedStore:
+    """Store of the archive at ``path``."""
+    return CheckedStore(LocalStore(path, read_only=not write), expect_chunks=not write)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What an array of the archive is made with."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    """Numpy storage type."""
+    fill: int | float
+    dimension_names: Sequence[str]
+    attributes: Mapping[str, Any]
+    codec: str = "none"
+
+
+def create_array(store: CheckedStore, path: str, spec: ArraySpec) -> "zarr.Array[Any]":
+    """Create one array; its parent groups must exist."""
+    array = zarr.create_array(
+        store,
+        name=path,
+        shape=spec.shape,
+        chunks=tuple(max(1, length) for length in spec.chunks),
+        dtype=np.dtype(spec.dtype),
+        fill_value=spec.fill,
+        compressors=_compressors(spec.codec, np.dtype(spec.dtype).itemsize),
+        filters=None,
+        dimension_names=list(spec.dimension_names),
+        attributes=dict(spec.attributes),
+    )
+    return _keeping_empty_chunks(array)
+
+
+def _compressors(codec: str, itemsize: int) -> list[Any]:
+    """Byte codecs of a stored chunk; the checksum is last, so that it covers what lies on the disk."""
+    if codec == "lz4":
+        return [BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle", typesize=itemsize), Crc32cCodec()]
+    if codec == "small":
+        return [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=itemsize), Crc32cCodec()]
+    if codec == "none":
+        return [Crc32cCodec()]
+    raise ArchiveError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+
+
+def open_array(store: CheckedStore, path: str) -> "zarr.Array[Any]":
+    """Open one array for reading or, if the store allows it, writing."""
+    try:
+        array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+", zarr_format=3)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise DamagedArchiveError(
+            f"{path}: the array's metadata cannot be read ({error}); run `sedarchive verify`"
+        ) from error
+    return _keeping_empty_chunks(array)
+
+
+def _keeping_empty_chunks(array: "zarr.Array[Any]") -> "zarr.Array[Any]":
+    return array.with_config({"write_empty_chunks": True})
+
+
+def read_region(array: "zarr.Array[Any]", region: tuple[slice, ...]) -> NDArray[Any]:
+    """Read a region, with checksum failures named as damage."""
+    try:
+        return np.asarray(array[region])
+    except (ValueError, RuntimeError, OSError) as error:
+        raise DamagedArchiveError(
+            f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`"
+        ) from error
+
+
+def _region_text(region: tuple[slice, ...]) -> str:
+    return " x ".join(f"{part.start}:{part.stop}" for part in region) or "all"

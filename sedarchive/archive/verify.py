@@ -1,0 +1,237 @@
+"""Verify: every byte of an archive against its digests, and every file against what should be there.
+
+Works on the path, not on an open archive, so that a damaged root is reported
+like any other damage. Nothing is repaired.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from pathlib import Path
+
+from sedarchive.archive import Archive
+from sedarchive.archive.lock import LOCK_NAME, was_interrupted
+from sedarchive.archive.records import read_sealed
+from sedarchive.archive.run import COMMITS, MANIFEST, RUN_RECORD, ArrayInfo, RunArchive, read_commit, tensor_hash
+from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
+from sedarchive.archive.writer import metadata_files
+from sedarchive.errors import ArchiveError, DamagedArchiveError
+from sedarchive.history import Finding
+
+_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file that is not what it should be."""
+
+    path: Path
+    cause: str
+    leftover: bool = False
+    """Whether an interrupted writer would leave the same."""
+
+
+def verify(archive: Path) -> list[Finding]:
+    """Check every file of an archive.
+
+    Returns
+    -------
+    list of Finding
+        Severity ``error`` for damage, ``info`` for leftovers of an interrupted writer. Empty if all is well.
+    """
+    interrupted = was_interrupted(archive)
+    findings = [
+        Finding(
+            "leftover" if damage.leftover and interrupted else "damage",
+            "info" if damage.leftover and interrupted else "error",
+            f"{damage.path}: {damage.cause}",
+        )
+        for damage in _damages(archive)
+    ]
+    if interrupted:
+        detail = f"{archive / LOCK_NAME}: a writer was interrupted; the same `sedarchive` command again completes its work"
+        findings.append(Finding("interrupted", "info", detail))
+    return findings
+
+
+def _damages(archive: Path) -> Iterator[Damage]:
+    store = open_store(archive, write=False)
+    yield from _check_root(archive)
+    folders = _run_folders(archive)
+    for folder in folders:
+        try:
+            yield from _check_run(store, archive, folder)
+        except ArchiveError as error:
+            yield Damage(folder, str(error))
+    yield from _check_strangers(archive, folders)
+
+
+def _check_root(archive: Path) -> Iterator[Damage]:
+    """Check the root's metadata file: exactly what was written, but for its digested attributes."""
+    path = archive / "zarr.json"
+    try:
+        content = json.loads(path.read_bytes())
+        Archive(archive)
+    except (OSError, ValueError, ArchiveError) as error:
+        yield Damage(path, f"not the root of an archive ({error})")
+        return
+    content.get("attributes", {}).pop("sedarchive", None)
+    if content != _GROUP:
+        yield Damage(path, "holds more than the root of an archive")
+
+
+def _run_folders(archive: Path) -> list[Path]:
+    """Folders that are or were runs, by any of the files that make one."""
+    marks = (RUN_RECORD, MANIFEST, COMMITS)
+    return sorted({found.parent for mark in marks for found in archive.rglob(mark) if "theta" not in found.parts})
+
+
+def _check_run(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Damage]:
+    yield from _check_manifest(folder)
+    record = read_sealed(folder / RUN_RECORD)
+    run = RunArchive(store, archive, record["name"])
+    yield from _check_commits(run)
+    expected = set()
+    for group in (folder / "theta", folder / "metrics", folder / "gram"):
+        for metadata in sorted(group.rglob("zarr.json")):
+            array_folder = metadata.parent
+            chunks = _expected_chunks(array_folder, run)
+            if chunks is None:
+                continue
+            expected |= {array_folder / chunk for chunk in chunks}
+            if array_folder.relative_to(folder).parts[:1] != ("theta",) or array_folder.name == "step":
+                yield from _check_plain(store, archive, array_folder)
+    yield from (Damage(path, "the chunk is missing") for path in sorted(expected) if not path.exists())
+    yield from _check_step_coordinate(run)
+    for info in run.arrays.values():
+        yield from _check_weights(run, info)
+    present = {path for part in ("theta", "metrics", "gram") for path in (folder / part).rglob("*") if path.is_file()}
+    strangers = present - expected - set(metadata_files(folder))
+    yield from (Damage(path, "the file belongs to nothing in the archive", leftover=True) for path in sorted(strangers))
+
+
+def _check_strangers(archive: Path, folders: Sequence[Path]) -> Iterator[Damage]:
+    """Check what lies beside the runs: plain groups on the way to them, and nothing else."""
+    groups = {parent for folder in folders for parent in folder.parents if archive in parent.parents} - set(folders)
+    for group in sorted(groups):
+        try:
+            content = json.loads((group / "zarr.json").read_bytes())
+        except (OSError, ValueError) as error:
+            content = error
+        if content != _GROUP:
+            yield Damage(group / "zarr.json", "not the metadata of a plain group")
+    own = {archive / "zarr.json", archive / LOCK_NAME} | {group / "zarr.json" for group in groups}
+    for folder in [archive, *groups]:
+        strangers = {path for path in folder.iterdir() if path.is_file()} - own
+        yield from (Damage(path, "the file belongs to nothing in the archive", leftover=True) for path in strangers)
+    for folder in folders:
+        known = {folder / name for name in ("zarr.json", RUN_RECORD, MANIFEST)}
+        strangers = {path for path in folder.iterdir() if path.is_file()} - known
+        yield from (Damage(path, "the file belongs to nothing in the archive", leftover=True) for path in strangers)
+
+
+def _check_manifest(folder: Path) -> Iterator[Damage]:
+    """Metadata files against their digests, none missing, none unknown; commits against their number."""
+    try:
+        manifest = read_sealed(folder / MANIFEST)
+    except DamagedArchiveError as error:
+        yield Damage(folder / MANIFEST, str(error))
+        return
+    present = {path.relative_to(folder).as_posix(): path for path in metadata_files(folder)}
+    for name, digest in manifest["files"].items():
+        if name not in present:
+            yield Damage(folder / name, "the metadata file is missing")
+        elif hashlib.sha256(present[name].read_bytes()).hexdigest() != digest:
+            yield Damage(folder / name, "the metadata file fails its digest", leftover=True)
+    yield from (Damage(present[name], "unknown metadata file", leftover=True) for name in present.keys() - manifest["files"].keys())
+    slots = sorted(int(path.stem) for path in (folder / COMMITS).glob("*.json") if path.stem.isdigit())
+    missing = set(range(max(manifest["n_commits"], slots[-1] + 1 if slots else 0))) - set(slots)
+    yield from (Damage(folder / COMMITS / f"{slot:06d}.json", "the commit is missing") for slot in sorted(missing))
+
+
+def _check_commits(run: RunArchive) -> Iterator[Damage]:
+    """Commit records against their own digests; readable ones stay usable for the rest of the check."""
+    good = []
+    for path in sorted((run.folder / COMMITS).glob("*")):
+        try:
+            good.append(read_commit(path))
+        except (DamagedArchiveError, KeyError, TypeError) as error:
+            yield Damage(path, str(error))
+    run.use_commits(good)
+
+
+def _expected_chunks(folder: Path, run: RunArchive) -> list[str] | None:
+    """Chunk files that an array must have; None for a group or unreadable metadata (reported elsewhere)."""
+    try:
+        content = json.loads((folder / "zarr.json").read_bytes())
+        if content["node_type"] != "array":
+            return None
+        shape, chunks = content["shape"], content["chunk_grid"]["configuration"]["chunk_shape"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    counts = [range(ceil(length / chunk)) for length, chunk in zip(shape, chunks, strict=True)]
+    if folder.parent.name == "theta" and folder.name in run.arrays:
+        counts[0] = _used_groups(run, run.arrays[folder.name])  # type: ignore[call-overload]
+    return ["/".join(("c", *map(str, index))) for index in product(*counts)]
+
+
+def _used_groups(run: RunArchive, info: ArrayInfo) -> Sequence[int]:
+    """Indices, along the step axis, of the chunks of an array that hold a committed checkpoint."""
+    return sorted({slot // info.grid.steps for slot, _ in _stored_slots(run, info)})
+
+
+def _stored_slots(run: RunArchive, info: ArrayInfo) -> list[tuple[int, str]]:
+    """(slot, digest) of the commits that keep their tensor in this array."""
+    return sorted(
+        (commit.slot, stored.digest)
+        for commit in run.commits
+        for stored in commit.tensors.values()
+        if stored.array == info.path and stored.shared_with is None
+    )
+
+
+def _check_plain(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Damage]:
+    """Read a small array whole, so that every checksum is checked."""
+    try:
+        array = open_array(store, folder.relative_to(archive).as_posix())
+        for index in range(0, array.shape[0], array.chunks[0]):
+            read_region(array, (slice(index, index + array.chunks[0]),))
+    except ArchiveError as error:
+        yield Damage(folder, str(error))
+
+
+def _check_step_coordinate(run: RunArchive) -> Iterator[Damage]:
+    try:
+        steps = read_region(open_array(run.store, f"{run.group}/theta/step"), (slice(None),))
+    except ArchiveError:
+        return  # reported with the other small arrays
+    for commit in run.commits:
+        if commit.slot >= len(steps) or steps[commit.slot] != commit.step:
+            yield Damage(run.folder / "theta" / "step", f"slot {commit.slot} is not step {commit.step} of its commit")
+
+
+def _check_weights(run: RunArchive, info: ArrayInfo) -> Iterator[Damage]:
+    """Weights against the digest of each committed tensor, chunk by chunk."""
+    stored = _stored_slots(run, info)
+    groups: dict[int, list[tuple[int, str]]] = {}
+    for slot, digest in stored:
+        groups.setdefault(slot // info.grid.steps, []).append((slot, digest))
+    for members in groups.values():
+        try:
+            yield from _check_chunk_row(run, info, members)
+        except ArchiveError as error:
+            yield Damage(run.folder / "theta" / info.path, f"tensor {info.spec.name}: {error}")
+
+
+def _check_chunk_row(run: RunArchive, info: ArrayInfo, members: Sequence[tuple[int, str]]) -> Iterator[Damage]:
+    hashes = [tensor_hash(info.spec) for _ in members]
+    slots = [slot for slot, _ in members]
+    for rows in info.grid.slabs():
+        for digest, values in zip(hashes, run.read_slots(info, rows, slots), strict=True):
+            digest.update(values.data)
+    for (slot, expected), digest in zip(members, hashes, strict=True):
+        if digest.hexdigest() != expected:
+            yield Damage(run.folder / "theta" / info.path, f"tensor {info.spec.name}, slot {slot}: fails its digest")
