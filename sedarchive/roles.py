@@ -1,0 +1,334 @@
+"""What each tensor of a model is: its layer, its role, and where a fused tensor is cut.
+
+Names and fused layouts are declared by family in ``sedarchive/families``; this
+module reads the number of heads from the config and turns the declarations
+into index arithmetic. Nothing is guessed: a fused tensor whose layout is not
+certain is kept whole, with the reason. It sees names and shapes, never a
+weight.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sedarchive.errors import HistoryError
+from sedarchive.families import ROLES, Family, Split, load_families
+from sedarchive.families.match import Match, match_names, read_index
+from sedarchive.history import TensorSpec
+
+__all__ = ["ATTENTION", "MLP", "ROLES", "Architecture", "Part", "TensorRole", "assign_roles"]
+
+ATTENTION = ("query", "key", "value", "output")
+MLP = ("gate", "up", "down")
+
+_EXPERT = re.compile(r"(?:^|\.)experts?[._](\d+)(?=\.|$)")
+
+_SECTIONS = ("text_config", "model_args", "model_config", "model", "hyper_parameters", "args", "config")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_KV_HEADS = (
+    "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "multi_query_group_num", "n_query_groups",
+)  # fmt: skip
+_WIDTH = ("hidden_size", "n_embd", "d_model")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One logical matrix inside a fused tensor.
+
+    It holds the elements whose index along ``axis``, modulo ``period``, lies in
+    ``[start, stop)``, in their order. The parts of a tensor do not overlap and
+    together hold every element.
+    """
+
+    name: str
+    """``query``, ``key``, ...; unique in its tensor."""
+    role: str
+    """One of :data:`ROLES`: the name, or ``bias`` for a part of a fused bias."""
+    axis: int
+    """0 rows, 1 columns."""
+    period: int
+    start: int
+    stop: int
+
+    def length(self, axis_length: int) -> int:
+        """Count the indices kept of an axis of this length."""
+        periods, rest = divmod(axis_length, self.period)
+        width = self.stop - self.start
+        return periods * width + min(max(rest - self.start, 0), width)
+
+
+@dataclass(frozen=True)
+class TensorRole:
+    """What one tensor is."""
+
+    tensor: str
+    """Its name in the checkpoint."""
+    layer: int | None
+    """Index of the block it belongs to, as the name says it; None outside the blocks."""
+    role: str
+    """One of :data:`ROLES`; ``other`` for a fused weight, whose parts have roles of their own."""
+    kind: str
+    """``matrix`` (2-D parameter), ``vector`` (0-D, 1-D), ``array`` (3-D and more),
+    ``buffer`` (no parameter), ``integer`` (integer, bool or complex elements)."""
+    parts: tuple[Part, ...]
+    """Logical matrices of a fused tensor, () if it is not split."""
+    reason: str | None
+    """Why a fused tensor is kept whole, or why it is no parameter; None if there is nothing to say."""
+    expert: int | None = None
+    """Index of the expert in a mixture of experts."""
+    contains: tuple[str, ...] = ()
+    """Roles fused in this weight, also where it is kept whole; () for every other tensor."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the tensors of a model are, and which family told it."""
+
+    family: str
+    """Name of the family; ``plain`` if only single names are known, ``unknown`` if none is."""
+    n_layers: int
+    """Number of different layer indices, 0 if no name holds one."""
+    roles: Mapping[str, TensorRole]
+    """Every tensor given, by name."""
+    tied_by_config: bool | None
+    """Whether the config ties the unembedding to the embedding; None if it does not say."""
+    tie_candidates: tuple[tuple[str, str], ...]
+    """Pairs (unembedding, embedding) of equal shape and dtype, both present: (tied name, canonical name)."""
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Numbers of heads and the length of one, as far as they are known."""
+
+    query: int | None
+    key_value: int | None
+    d_head: int | None
+
+
+def assign_roles(
+    specs: Mapping[str, TensorSpec],
+    config: Mapping[str, Any] | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+) -> Architecture:
+    """Find the layer, the role and the parts of every tensor of a model.
+
+    Parameters
+    ----------
+    specs
+        Name to dtype and shape, of one checkpoint.
+    config
+        Model config found beside the checkpoint (nested sections are searched too); None or {} if there is none.
+    heads, kv_heads
+        Numbers of query heads and of key-value heads; they win over the config's.
+
+    Returns
+    -------
+    Architecture
+        ``roles`` has one entry a tensor, in the order given.
+
+    Raises
+    ------
+    HistoryError
+        If ``heads`` or ``kv_heads`` is not positive.
+    """
+    config = config or {}
+    geometry = _read_heads(config, heads, kv_heads)
+    family, matches = match_names({name: spec.shape for name, spec in specs.items()}, _model_type(config))
+    roles = {name: _tensor_role(spec, matches[name], geometry) for name, spec in specs.items()}
+    return Architecture(
+        family=family.name if family else _family_of_names(roles),
+        n_layers=len({role.layer for role in roles.values()} - {None}),
+        roles=roles,
+        tied_by_config=_read_tie(config),
+        tie_candidates=_tie_candidates(specs, roles),
+    )
+
+
+def _tensor_role(spec: TensorSpec, match: Match, heads: _Heads) -> TensorRole:
+    rule, kind = match.rule, _kind(spec, match)
+    split = rule.split if rule else None
+    reason = rule.reason if rule else None
+    parts: tuple[Part, ...] = ()
+    if kind == "integer":
+        reason = f"{spec.dtype} elements: stored and restored, never differenced"
+    elif split:
+        reason = _obstacle(split, spec, heads)
+        parts = () if reason else _cut(split, spec, heads)
+    return TensorRole(
+        tensor=spec.name,
+        layer=match.layer,
+        role=rule.role if rule else "other",
+        kind=kind,
+        parts=parts,
+        reason=reason,
+        expert=_expert(spec.name),
+        contains=split.parts if split and rule and rule.role != "bias" else (),
+    )
+
+
+def _kind(spec: TensorSpec, match: Match) -> str:
+    if match.is_buffer:
+        return "buffer"
+    if not spec.is_float:
+        return "integer"
+    return {0: "vector", 1: "vector", 2: "matrix"}.get(len(spec.shape), "array")
+
+
+def _cut(split: Split, spec: TensorSpec, heads: _Heads) -> tuple[Part, ...]:
+    """Parts of a fused tensor that nothing hinders from being split."""
+    axis = _axis(split, spec)
+    repeats, units = _layout(split, heads)
+    period = spec.shape[axis] // repeats
+    unit = period // sum(units)
+    is_vector = len(spec.shape) == 1
+    parts, start = [], 0
+    for name, width in zip(split.parts, units, strict=True):
+        parts.append(Part(name, "bias" if is_vector else name, axis, period, start, start + width * unit))
+        start += width * unit
+    return tuple(parts)
+
+
+def _layout(split: Split, heads: _Heads) -> tuple[int, tuple[int, ...]]:
+    """How often the pattern of parts repeats, and the units (heads, or equal blocks) of each part in one repeat."""
+    h, k = heads.query or 1, heads.key_value or 1
+    equal = (1,) * len(split.parts)
+    match split.rule:
+        case "per_head":
+            return h, equal
+        case "sizes":
+            return 1, tuple({"query": h}.get(part, k) for part in split.parts)
+        case "grouped":
+            return k, tuple({"query": h // k}.get(part, 1) for part in split.parts)
+    return 1, equal
+
+
+def _obstacle(split: Split, spec: TensorSpec, heads: _Heads) -> str | None:
+    """Why a fused tensor cannot be split with what is known; None if it can."""
+    fused = f"fused {', '.join(split.parts)}"
+    if len(spec.shape) not in (1, 2):
+        return f"{fused}, stacked in {len(spec.shape)} dimensions; kept whole"
+    if split.rule == "unknown":
+        return f"{fused} of a layout that names and shape do not tell; kept whole: a family file would tell it"
+    if split.rule in ("thirds", "halves"):
+        return _misfit_of_blocks(split, spec)
+    if heads.query is None:
+        return f"{fused}, laid out by heads; kept whole, heads unknown: pass --heads N"
+    if heads.key_value is None and split.rule != "per_head":
+        return f"{fused}, laid out by heads; kept whole, key-value heads unknown: pass --kv-heads N"
+    return _misfit_of_heads(split, spec, heads)
+
+
+def _misfit_of_blocks(split: Split, spec: TensorSpec) -> str | None:
+    """Why the shape is not one of equal blocks; None if it is."""
+    length = spec.shape[_axis(split, spec)]
+    if length and length % len(split.parts) == 0:
+        return None
+    return f"{_whole(split, spec)}, which is no multiple of {len(split.parts)}"
+
+
+def _misfit_of_heads(split: Split, spec: TensorSpec, heads: _Heads) -> str | None:
+    """Why the shape contradicts the numbers of heads; None if it does not."""
+    assumed = f"{heads.query} heads" + ("" if split.rule == "per_head" else f", {heads.key_value} of keys and values")
+    advice = "check --heads and --kv-heads"
+    if split.rule == "grouped" and (heads.query or 1) % (heads.key_value or 1):
+        return f"{_whole(split, spec)}, and {assumed} make no equal groups; {advice}"
+    repeats, units = _layout(split, heads)
+    d_head, rest = divmod(spec.shape[_axis(split, spec)], repeats * sum(units))
+    if rest or d_head == 0:
+        return f"{_whole(split, spec)}, which does not divide into {assumed}; {advice}"
+    if heads.d_head not in (None, d_head):
+        return f"{_whole(split, spec)}: with {assumed}, one is {d_head} long, by the config {heads.d_head}; {advice}"
+    return None
+
+
+def _whole(split: Split, spec: TensorSpec) -> str:
+    axis = _axis(split, spec)
+    return f"fused {', '.join(split.parts)}, kept whole: axis {axis} is {spec.shape[axis]} long"
+
+
+def _axis(split: Split, spec: TensorSpec) -> int:
+    return split.axis if len(spec.shape) == 2 else 0
+
+
+def _expert(name: str) -> int | None:
+    match = _EXPERT.search(name)
+    return read_index(match[1]) if match else None
+
+
+def _family_of_names(roles: Mapping[str, TensorRole]) -> str:
+    telling = {*ATTENTION, *MLP, "embedding", "unembedding"}
+    is_telling = any(role.role in telling or role.contains for role in roles.values())
+    return "plain" if is_telling else "unknown"
+
+
+def _tie_candidates(specs: Mapping[str, TensorSpec], roles: Mapping[str, TensorRole]) -> tuple[tuple[str, str], ...]:
+    def matrices(wanted: str) -> list[str]:
+        return [name for name, role in roles.items() if role.role == wanted and role.kind == "matrix"]
+
+    return tuple(
+        (head, embedding)
+        for head in matrices("unembedding")
+        for embedding in matrices("embedding")
+        if (specs[head].shape, specs[head].dtype) == (specs[embedding].shape, specs[embedding].dtype)
+    )
+
+
+def _read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | None) -> _Heads:
+    for option, value in (("--heads", heads), ("--kv-heads", kv_heads)):
+        if value is not None and value < 1:
+            raise HistoryError(f"{option} is {value}; a model has at least one head, pass a positive number")
+    h = heads or _first_count(config, _HEADS)
+    # A config that counts heads and no key-value heads means equally many; a bare --heads does not say that.
+    k = kv_heads or _read_kv_heads(config) or _first_count(config, _HEADS)
+    width = _first_count(config, _WIDTH)
+    d_head = _first_count(config, ("head_dim",)) or (width // h if width and h and width % h == 0 else None)
+    return _Heads(h, k, d_head)
+
+
+def _read_kv_heads(config: Mapping[str, Any]) -> int | None:
+    """Count the key-value heads; Falcon's ``multi_query`` means one, unless its new decoder gives a number."""
+    if _first_value(config, "multi_query", bool) and not _first_value(config, "new_decoder_architecture", bool):
+        return 1
+    return _first_count(config, _KV_HEADS)
+
+
+def _read_tie(config: Mapping[str, Any]) -> bool | None:
+    tied = _first_value(config, "tie_word_embeddings", bool)
+    if tied is not None:
+        return bool(tied)
+    family = _family_of_type(_model_type(config))
+    return family.tied_by_default if family else None
+
+
+def _family_of_type(model_type: str | None) -> Family | None:
+    return next((family for family in load_families().values() if model_type in family.model_types), None)
+
+
+def _model_type(config: Mapping[str, Any]) -> str | None:
+    model_type = _first_value(config, "model_type", str)
+    return model_type if isinstance(model_type, str) else None
+
+
+def _first_count(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    """First positive integer under one of the keys, the outer section before the inner ones."""
+    for section in _sections(config):
+        for key in keys:
+            value = section.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+    return None
+
+
+def _first_value(config: Mapping[str, Any], key: str, kind: type) -> object:
+    """First value of this type under the key, the outer section before the inner ones; None if there is none."""
+    return next((section[key] for section in _sections(config) if isinstance(section.get(key), kind)), None)
+
+
+def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield config
+    for name in _SECTIONS:
+        section = config.get(name)
+        if isinstance(section, Mapping):
+            yield from _sections(section)
