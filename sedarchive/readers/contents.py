@@ -1,0 +1,109 @@
+"""What a parsed checkpoint file holds, and the one reader over it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType, TracebackType
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+
+from sedarchive.history import CheckpointSource, Finding, TensorSpec
+from sedarchive.readers.byteranges import ByteView, RandomAccessFile
+from sedarchive.readers.faults import unreadable
+from sedarchive.readers.names import clean_names
+
+
+class CheckpointReader(Protocol):
+    """One open checkpoint: the specs of its tensors, and their rows on request.
+
+    Attributes
+    ----------
+    specs
+        Every tensor by its cleaned name, in file order.
+    ties
+        Name of a tensor to the first other one, in file order, that is the same view of the same bytes.
+    findings
+        What was noticed: opaque globals in a pickle, optimizer state passed over, dropped entries.
+    meta
+        Plain values beside the weights (``iter_num``, ``config`` and so on); {} where there are none.
+    """
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]: ...
+    @property
+    def ties(self) -> Mapping[str, str]: ...
+    @property
+    def findings(self) -> tuple[Finding, ...]: ...
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
+
+    def read_rows(self, tensor: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows as an array (stop - start, columns) of the storage type, C-contiguous; safe from several threads."""
+
+    def close(self) -> None:
+        """Close the files and delete what was spooled."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A parsed checkpoint file: names as written, views of its bytes."""
+
+    tensors: Mapping[str, ByteView]
+    ties: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ByteRangeReader:
+    """A :class:`CheckpointReader` over views of open files, which it owns."""
+
+    def __init__(self, source: CheckpointSource, contents: Contents, files: Iterable[RandomAccessFile]) -> None:
+        self.source = source
+        self._files = tuple(files)
+        names = clean_names(contents.tensors)
+        for name in contents.tensors:
+            check_name(name, source)
+        self._views = {names[raw]: view for raw, view in contents.tensors.items()}
+        self.specs: Mapping[str, TensorSpec] = MappingProxyType({n: v.spec(n) for n, v in self._views.items()})
+        self.ties: Mapping[str, str] = MappingProxyType({names[a]: names[b] for a, b in contents.ties.items()})
+        self.findings = tuple(replace(finding, step=source.step) for finding in contents.findings)
+        self.meta = MappingProxyType(dict(contents.meta))
+
+    def read_rows(self, tensor: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop`` of `tensor`; see :meth:`CheckpointReader.read_rows`.
+
+        Raises
+        ------
+        KeyError, IndexError
+            If the checkpoint has no such tensor or rows.
+        UnreadableCheckpointError
+            If the file has changed since it was opened, or the reader is closed.
+        """
+        return self._views[tensor].read_rows(start, stop)
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_name(name: str, source: CheckpointSource) -> None:
+    """Refuse a tensor name that no text file or database could hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise unreadable(source.path, f"the tensor name {name!r} is not valid Unicode") from None
+    if not name or "\0" in name:
+        raise unreadable(source.path, f"it holds a tensor with the name {name!r}")

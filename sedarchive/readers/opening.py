@@ -1,0 +1,142 @@
+"""Opening a checkpoint of any known format, and telling whether one has changed."""
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from sedarchive.history import CheckpointSource
+from sedarchive.readers.byteranges import RandomAccessFile
+from sedarchive.readers.contents import ByteRangeReader, CheckpointReader, Contents
+from sedarchive.readers.faults import reading, unreadable
+from sedarchive.readers.folder import WeightFiles, weight_files
+from sedarchive.readers.safetensors import header_length, parse_safetensors
+from sedarchive.readers.torchlegacy import parse_torchlegacy
+from sedarchive.readers.torchzip import parse_torchzip
+from sedarchive.sizes import KIB
+
+_ENDS = 64 * KIB
+_TAR_MAGIC_AT = 257
+
+
+def open_checkpoint(source: CheckpointSource, spool: Path | None = None) -> CheckpointReader:
+    """Open a checkpoint: safetensors or torch, one file or a folder of shards.
+
+    Only headers are read; nothing that a file asks for is executed, and torch is not needed.
+
+    Parameters
+    ----------
+    source
+        Where the checkpoint stands.
+    spool
+        Folder for the records of a compressed torch file (the system's temporary folder if None).
+
+    Raises
+    ------
+    UnreadableCheckpointError
+        If it is truncated, malformed or of an unsupported format.
+    UnsafeCheckpointError
+        If its pickle names something that runs code; nothing was executed.
+    """
+    found = weight_files(source.path)
+    with ExitStack() as stack, reading(source.path):
+        files: list[RandomAccessFile] = []
+        parts: dict[str, Contents] = {}
+        for path in found.files:
+            file = RandomAccessFile(path)
+            stack.callback(file.close)
+            files.append(file)
+            parts[path.name], spooled = _parse(file, spool)
+            if spooled is not None:
+                stack.callback(spooled.close)
+                files.append(spooled)
+        reader = ByteRangeReader(source, _joined(found, parts), files)
+        stack.pop_all()
+    return reader
+
+
+def _parse(file: RandomAccessFile, spool: Path | None) -> tuple[Contents, RandomAccessFile | None]:
+    """Contents of one file; the format is told by its first bytes, safetensors by its suffix."""
+    if not file.size:
+        raise unreadable(file.path, "it is empty")
+    if file.path.suffix.lower() == ".safetensors":
+        return parse_safetensors(file), None
+    start = file.read_at(0, min(file.size, 512))
+    if start[:4] == b"PK\x03\x04":
+        return parse_torchzip(file, spool)
+    if start[0] == 0x80:
+        return parse_torchlegacy(file), None
+    if start[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
+        way_out = "load it with torch.load and save it again with any later PyTorch"
+        raise unreadable(file.path, "it is in the tar format of PyTorch before 0.1.10, which is not read", way_out)
+    if start[8:9] == b"{":
+        return parse_safetensors(file), None
+    raise unreadable(file.path, "it is neither safetensors nor a file of torch.save", "save it as safetensors")
+
+
+def _joined(found: WeightFiles, parts: dict[str, Contents]) -> Contents:
+    """One checkpoint from its shards, after checking that index and shards name the same tensors."""
+    if found.names is None:
+        return next(iter(parts.values()))
+    index = found.index or found.files[0]
+    for tensor, shard in found.names.items():
+        if tensor not in parts[shard].tensors:
+            raise unreadable(index, f"the shard {shard} does not hold the tensor {tensor[:80]!r} that it names")
+    joined = Contents({})
+    for shard, part in parts.items():
+        unnamed = [name for name in part.tensors if found.names.get(name) != shard and name not in part.ties]
+        if unnamed:
+            raise unreadable(index, f"it does not name the tensor {unnamed[0][:80]!r} of the shard {shard}")
+        joined = Contents(
+            {**joined.tensors, **part.tensors},
+            {**joined.ties, **part.ties},
+            (*joined.findings, *part.findings),
+        )
+    return joined
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size, time and header of the files of a checkpoint: equal fingerprints mean an unchanged source.
+
+    Parameters
+    ----------
+    path
+        A checkpoint file or folder.
+
+    Returns
+    -------
+    dict
+        ``{"files": [{"path", "size", "mtime_ns", "header_sha256"}, ...]}``, sorted by path, plain JSON values;
+        paths are relative to the folder, or the file's own name. The header of a safetensors file is its JSON;
+        of any other file its first and last 64 KiB, where torch keeps the pickle and the zip directory.
+
+    Raises
+    ------
+    UnreadableCheckpointError
+        If the checkpoint's files cannot be told or read.
+    """
+    found = weight_files(path)
+    files = found.files if found.index is None else (*found.files, found.index)
+    return {"files": sorted((_file_fingerprint(file) for file in files), key=lambda entry: str(entry["path"]))}
+
+
+def _file_fingerprint(path: Path) -> dict[str, Any]:
+    with reading(path):
+        file = RandomAccessFile(path)
+        try:
+            digest = hashlib.sha256()
+            for start, count in _header_ranges(file):
+                digest.update(file.read_at(start, count))
+            modified = path.stat().st_mtime_ns
+        finally:
+            file.close()
+    return {"path": path.name, "size": file.size, "mtime_ns": modified, "header_sha256": digest.hexdigest()}
+
+
+def _header_ranges(file: RandomAccessFile) -> list[tuple[int, int]]:
+    """Byte ranges (start, length) that identify a file without reading its weights."""
+    if file.path.suffix == ".safetensors":
+        return [(0, 8 + header_length(file))]
+    head = min(file.size, _ENDS)
+    tail = min(file.size - head, _ENDS)
+    return [(0, head), (file.size - tail, tail)]

@@ -1,0 +1,160 @@
+"""The zip format of ``torch.save`` (PyTorch 1.6 and later): a pickle beside one record per storage.
+
+Stored records are read where they stand. A file that someone compressed is spooled record by record
+into a nameless temporary file, which the system deletes when it is closed.
+"""
+
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from sedarchive.readers.byteranges import RandomAccessFile
+from sedarchive.readers.contents import Contents
+from sedarchive.readers.faults import reading, unreadable
+from sedarchive.readers.torchfile import Place, torch_contents
+from sedarchive.readers.torchobjects import Storage, TorchPickle
+from sedarchive.readers.unpickle import PICKLE_LIMIT, interpret_bytes
+from sedarchive.sizes import MIB, format_size
+
+_ENTRY_LIMIT = 2_000_000
+_EXPANSION, _EXPANSION_FREE = 100, 64 * MIB  # a compressed file may grow this many times, and this much in any case
+_LOCAL_HEADER = 30
+
+
+def parse_torchzip(file: RandomAccessFile, spool: Path | None) -> tuple[Contents, RandomAccessFile | None]:
+    """Tensors of a zip checkpoint, and the spool file that holds them where they were compressed.
+
+    Raises
+    ------
+    UnreadableCheckpointError
+        If the archive is broken, a bomb, TorchScript, or holds no weights.
+    UnsafeCheckpointError
+        If its pickle names something that runs code.
+    """
+    with reading(file.path), os.fdopen(file.duplicate(), "rb") as handle, zipfile.ZipFile(handle) as directory:
+        archive = _Archive(file, directory, spool)
+        try:
+            return _parse(file.path, archive), archive.spool
+        except BaseException:
+            archive.discard_spool()
+            raise
+
+
+def _parse(path: Path, archive: "_Archive") -> Contents:
+    pickled = TorchPickle(path)
+    root = interpret_bytes(archive.small("data.pkl", PICKLE_LIMIT), pickled.rules())
+    big_endian = archive.has("byteorder") and archive.small("byteorder", 16).strip() == b"big"
+    return torch_contents(path, root, pickled.opaque, archive.locate, big_endian)
+
+
+class _SpoolFile(RandomAccessFile):
+    """A nameless temporary file that grows; errors name the checkpoint it was unpacked from."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as handle:
+            super().__init__(checkpoint, os.dup(handle.fileno()))
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` behind the last byte."""
+        while data:
+            done = os.pwrite(self._fd, data, self.size)
+            self.size, data = self.size + done, data[done:]
+
+
+class _Archive:
+    """Directory of a zip checkpoint, and the places of its records."""
+
+    def __init__(self, file: RandomAccessFile, directory: zipfile.ZipFile, folder: Path | None) -> None:
+        self.spool: _SpoolFile | None = None
+        self._file = file
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._zip = directory
+        self._spooled: dict[str, int] = {}
+        self._records = self._directory()
+        self._root = self._find_root()
+
+    def discard_spool(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
+
+    def _directory(self) -> dict[str, zipfile.ZipInfo]:
+        entries = self._zip.infolist()
+        records = {entry.filename: entry for entry in entries}
+        if len(records) != len(entries) or len(entries) > _ENTRY_LIMIT:
+            raise ValueError("the zip directory names a record twice, or has millions of them")
+        if any(entry.flag_bits & 1 for entry in entries):
+            raise ValueError("the zip archive is encrypted")
+        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+            raise ValueError("the zip archive is compressed by another method than deflate")
+        return records
+
+    def _find_root(self) -> str:
+        roots = [name.removesuffix("data.pkl") for name in self._records if name.endswith("/data.pkl")]
+        roots = [root for root in roots if root.count("/") == 1]
+        if len(roots) != 1:
+            raise unreadable(self._file.path, "it is a zip archive but not one of torch.save (no data.pkl)")
+        if f"{roots[0]}constants.pkl" in self._records:
+            way_out = "load it with torch.jit.load and save its state_dict()"
+            raise unreadable(self._file.path, "it is a TorchScript program, not a state dict", way_out)
+        return roots[0]
+
+    def has(self, name: str) -> bool:
+        return self._root + name in self._records
+
+    def small(self, name: str, limit: int) -> bytes:
+        """Read a whole record of at most `limit` bytes."""
+        entry = self._records[self._root + name]
+        if entry.file_size > limit:
+            raise ValueError(f"its record {name} claims {format_size(entry.file_size)}")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            return self._file.read_at(self._stored_at(entry), entry.file_size)
+        with self._zip.open(entry) as stream:
+            data = stream.read(limit + 1)
+        if len(data) != entry.file_size:
+            raise ValueError(f"its record {name} has {len(data)} bytes, the directory says {entry.file_size}")
+        return data
+
+    def locate(self, storage: Storage) -> Place:
+        """Place of a storage's record, spooled first where it is compressed."""
+        entry = self._records.get(f"{self._root}data/{storage.key}")
+        if entry is None:
+            raise ValueError(f"the record of storage {storage.key[:40]!r} is missing")
+        needed = storage.start + storage.n_bytes
+        if entry.file_size != needed:
+            raise ValueError(f"storage {storage.key[:40]!r} has {entry.file_size} bytes instead of {needed}")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            return self._file, self._stored_at(entry)
+        return self._spooled_at(entry)
+
+    def _stored_at(self, entry: zipfile.ZipInfo) -> int:
+        """Byte at which a stored record begins, from its own header."""
+        header = self._file.read_at(entry.header_offset, _LOCAL_HEADER)
+        if header[:4] != b"PK\x03\x04":
+            raise ValueError(f"the zip directory points to no record at byte {entry.header_offset}")
+        n_name, n_extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+        start = entry.header_offset + _LOCAL_HEADER + n_name + n_extra
+        if entry.compress_size != entry.file_size or start + entry.file_size > self._file.size:
+            raise ValueError(f"the record {entry.filename[:80]!r} ends behind the end of the file")
+        return start
+
+    def _spooled_at(self, entry: zipfile.ZipInfo) -> Place:
+        spool = self.spool = self.spool or self._open_spool()
+        if entry.filename not in self._spooled:
+            start = self._spooled[entry.filename] = spool.size
+            with self._zip.open(entry) as stream:
+                while block := stream.read(MIB):
+                    spool.append(block)
+            if spool.size - start != entry.file_size:
+                raise ValueError(f"the record {entry.filename[:80]!r} is not as long as the directory says")
+        return spool, self._spooled[entry.filename]
+
+    def _open_spool(self) -> _SpoolFile:
+        total = sum(entry.file_size for entry in self._records.values())
+        if total > _EXPANSION * self._file.size + _EXPANSION_FREE:
+            raise ValueError(f"its records claim to unpack to {format_size(total)}: a zip bomb")
+        if total > shutil.disk_usage(self._folder).free:
+            way_out = f"make room in {self._folder}, or save the checkpoint uncompressed"
+            raise unreadable(self._file.path, f"it is compressed and needs {format_size(total)} to unpack", way_out)
+        return _SpoolFile(self._file.path, self._folder)

@@ -1,0 +1,219 @@
+"""The weights in the nested object of a checkpoint, and the plain values beside them."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sedarchive.history import Finding
+from sedarchive.readers.torchobjects import StoredTensor
+from sedarchive.readers.unpickle import Opaque
+
+_WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
+_META_KEYS = ("iter_num", "iter", "iteration", "step", "global_step", "epoch", "best_val_loss", "val_loss")
+_META_MAPS = ("model_args", "config", "hyper_parameters")
+_TRAINING = re.compile(r"optim|sched|scaler|(^|_)rng(_|$)|callbacks|loops|(^|_)amp(_|$)", re.IGNORECASE)
+_DESCENTS, _DEPTH_LIMIT, _ENTRY_LIMIT = 3, 32, 1_000_000
+_NAMED = 8  # names that a message lists
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The chosen tensors by name, the plain values at the top level, and what was passed over."""
+
+    tensors: Mapping[str, StoredTensor]
+    meta: Mapping[str, Any]
+    """Values may be :class:`StoredTensor` of one element, for the caller to read."""
+    findings: tuple[Finding, ...]
+
+
+def find_weights(root: Any) -> Weights:
+    """Find the weights in a checkpoint's object.
+
+    They are the object itself where it maps names to tensors, or what stands under ``state_dict``,
+    ``model``, ``model_state_dict``, ``module``, ``net``, ``params`` or ``weights``, in this order and
+    up to three deep. Optimizers, schedulers and random states are never taken.
+
+    Raises
+    ------
+    ValueError
+        If it holds no tensor; the message names the keys that it has.
+    """
+    if isinstance(root, StoredTensor):
+        return Weights({"tensor": root}, {}, ())
+    chosen, findings = _choose(root)
+    flat = _Flat()
+    flat.add(chosen, ())
+    if not flat.tensors:
+        raise ValueError(f"it holds no tensor of weights; {_describe(root)}")
+    return Weights(flat.tensors, _meta(as_mapping(root)), (*findings, *flat.findings()))
+
+
+def as_mapping(value: Any) -> dict[Any, Any]:
+    """Items of a dict, or of an object that pickles as one; {} if it is neither."""
+    if isinstance(value, Opaque):
+        return value.items
+    return value if isinstance(value, dict) else {}
+
+
+def _choose(root: Any) -> tuple[Any, list[Finding]]:
+    """Choose the part of `root` that holds the weights, and findings on the parts that do not."""
+    chosen, findings = root, []
+    for _ in range(_DESCENTS):
+        items = as_mapping(chosen)
+        key = next((key for key in _WEIGHT_KEYS if as_mapping(items.get(key)) and _holds_tensor(items[key])), None)
+        findings += _passed_over(items, key)
+        if key is None:
+            return _without_training(chosen), findings
+        chosen = items[key]
+    return chosen, findings
+
+
+def _without_training(chosen: Any) -> Any:
+    """`chosen` less its optimizers and the like; a name with a dot is a tensor of a state dict."""
+    if not as_mapping(chosen):
+        return chosen
+    return {key: value for key, value in as_mapping(chosen).items() if not _is_training(key)}
+
+
+def _is_training(key: Any) -> bool:
+    return isinstance(key, str) and "." not in key and _TRAINING.search(key) is not None
+
+
+def _passed_over(items: Mapping[Any, Any], key: str | None) -> list[Finding]:
+    training = [name for name in items if _is_training(name) and _holds_tensor(items[name])]
+    findings = []
+    if training:
+        detail = f"{_listed(training)}: state of the training, not weights; passed over"
+        findings.append(Finding("training_state", "info", detail))
+    others = [name for name in items if name != key and name not in training and _holds_tensor(items[name])]
+    weights = [name for name in others if key is not None and not isinstance(items[name], StoredTensor)]
+    if weights:
+        detail = f"the weights are those under {key!r}; also with tensors, and passed over: {_listed(weights)}"
+        findings.append(Finding("other_weights", "warning", detail))
+    return findings
+
+
+def _children(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from value
+    else:
+        yield from as_mapping(value).values()
+
+
+def _holds_tensor(value: Any) -> bool:
+    """Whether a tensor stands anywhere in `value`; each part is looked at once, loops included."""
+    pending, seen = [value], set[int]()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, StoredTensor):
+            return True
+        if id(part) not in seen:
+            seen.add(id(part))
+            pending.extend(_children(part))
+    return False
+
+
+class _Flat:
+    """Tensors of nested mappings and lists by their joined names, and the entries that are none."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, StoredTensor] = {}
+        self.plain: list[str] = []
+        self.unread: list[str] = []
+        self._count = 0
+
+    def add(self, value: Any, path: tuple[str, ...]) -> None:
+        """Take in `value`, which stands at `path`.
+
+        Raises
+        ------
+        ValueError
+            If it is deeper or larger than a model can be, as one that contains itself is.
+        """
+        self._count += 1
+        if len(path) > _DEPTH_LIMIT or self._count > _ENTRY_LIMIT:
+            raise ValueError("its weights are nested without end")
+        name = ".".join(path)
+        if isinstance(value, StoredTensor):
+            self._add_tensor(name, value)
+        elif as_mapping(value):
+            for key, part in as_mapping(value).items():
+                self._add_part(key, part, path)
+        elif isinstance(value, list | tuple):
+            for index, part in enumerate(value):
+                self.add(part, (*path, str(index)))
+        elif isinstance(value, Opaque):
+            self.unread.append(f"{name} ({value.kind})")
+        else:
+            self.plain.append(name)
+
+    def _add_part(self, key: Any, part: Any, path: tuple[str, ...]) -> None:
+        if isinstance(key, str | int):
+            self.add(part, (*path, str(key)))
+        else:
+            self.unread.append(".".join((*path, "an entry whose key is not text")))
+
+    def _add_tensor(self, name: str, tensor: StoredTensor) -> None:
+        if name in self.tensors:
+            self.unread.append(f"{name} (a second tensor of that name)")
+        else:
+            self.tensors[name] = tensor
+
+    def findings(self) -> list[Finding]:
+        """Tell what stands among the weights and is not taken."""
+        found = []
+        if self.plain:
+            found.append(Finding("dropped_entry", "info", f"not tensors, passed over: {_listed(self.plain)}"))
+        if self.unread:
+            detail = f"cannot be read as plain tensors, and are missing from the history: {_listed(self.unread)}"
+            found.append(Finding("dropped_entry", "warning", detail))
+        return found
+
+
+def _listed(names: list[Any]) -> str:
+    words = [name[:80] if isinstance(name, str) else "a key that is not text" for name in names]
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return ", ".join(words[:_NAMED]) + more
+
+
+def _describe(root: Any) -> str:
+    if as_mapping(root):
+        return f"its keys are {_listed(list(as_mapping(root)))}"
+    if isinstance(root, Opaque):
+        return f"it is a pickled object of {root.kind[:80]}, not a state dict: save model.state_dict()"
+    return f"it is a {type(root).__name__}"
+
+
+def _meta(items: Mapping[Any, Any]) -> dict[str, Any]:
+    """Plain values among the known keys of the top level."""
+    found = {key: items[key] for key in _META_KEYS if items.get(key) is not None}
+    scalars = {key: value for key, value in found.items() if _is_plain(value) or _is_scalar(value)}
+    return scalars | {key: plain for key in _META_MAPS if (plain := _plain(items.get(key), 0))}
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, StoredTensor) and math.prod(value.shape) == 1
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int | str)
+
+
+def _plain(value: Any, depth: int) -> dict[str, Any]:
+    """Plain values of a mapping, or of an object's attributes (a Namespace is one), three levels deep."""
+    state = value.state if isinstance(value, Opaque) and isinstance(value.state, dict) else {}
+    found: dict[str, Any] = {}
+    for key, part in (as_mapping(value) or state).items():
+        if not isinstance(key, str):
+            continue
+        if _is_plain(part):
+            found[key] = part
+        elif isinstance(part, list | tuple) and len(part) <= 64 and all(map(_is_plain, part)):
+            found[key] = list(part)
+        elif depth < _DESCENTS and (nested := _plain(part, depth + 1)):
+            found[key] = nested
+    return found
