@@ -1,0 +1,177 @@
+-- The runs and what was found in them.
+
+CREATE TABLE runs (
+    run VARCHAR,
+    source VARCHAR,
+    architecture VARCHAR,
+    n_checkpoints BIGINT,
+    n_parameters BIGINT,
+    n_layers BIGINT,
+    run_group VARCHAR,
+    family VARCHAR,
+    task VARCHAR,
+    seed BIGINT,
+    optimizer VARCHAR,
+    beta1 DOUBLE,
+    beta2 DOUBLE,
+    lr DOUBLE,
+    weight_decay DOUBLE,
+    arm VARCHAR,
+    dose DOUBLE,
+    parent_run VARCHAR,
+    parent_step BIGINT
+);
+COMMENT ON TABLE runs IS 'One row for each training run';
+COMMENT ON COLUMN runs.run IS 'Run name [text]';
+COMMENT ON COLUMN runs.source IS 'Folder that the run was read from [path]';
+COMMENT ON COLUMN runs.architecture IS 'Family of the model, by its tensor names and config [text]';
+COMMENT ON COLUMN runs.n_checkpoints IS 'Archived checkpoints [count]';
+COMMENT ON COLUMN runs.n_parameters IS 'Parameters, ties once, without buffers [count]';
+COMMENT ON COLUMN runs.n_layers IS 'Layers of the model [count]';
+COMMENT ON COLUMN runs.run_group IS 'Name shared by runs to be compared [text]';
+COMMENT ON COLUMN runs.family IS 'Model family for comparisons across sizes [text]';
+COMMENT ON COLUMN runs.task IS 'Task or data set [text]';
+COMMENT ON COLUMN runs.seed IS 'Random seed [1]';
+COMMENT ON COLUMN runs.optimizer IS 'Optimizer [text]';
+COMMENT ON COLUMN runs.beta1 IS 'First momentum coefficient [1]';
+COMMENT ON COLUMN runs.beta2 IS 'Second momentum coefficient [1]';
+COMMENT ON COLUMN runs.lr IS 'Peak learning rate [1/step]';
+COMMENT ON COLUMN runs.weight_decay IS 'Weight decay coefficient [1]';
+COMMENT ON COLUMN runs.arm IS 'Arm of an experiment, such as treatment or control [text]';
+COMMENT ON COLUMN runs.dose IS 'Dose of the arm [unit of the experiment]';
+COMMENT ON COLUMN runs.parent_run IS 'Run that this one was branched from [text]';
+COMMENT ON COLUMN runs.parent_step IS 'Step of the parent at which it was branched [steps]';
+
+CREATE TABLE checkpoints (
+    run VARCHAR,
+    step BIGINT,
+    checkpoint_index BIGINT,
+    tokens BIGINT,
+    source VARCHAR,
+    digest VARCHAR,
+    lr DOUBLE,
+    weight_decay DOUBLE
+);
+COMMENT ON TABLE checkpoints IS 'One row for each archived checkpoint';
+COMMENT ON COLUMN checkpoints.run IS 'Run name [text]';
+COMMENT ON COLUMN checkpoints.step IS 'Optimizer step of the checkpoint [steps]';
+COMMENT ON COLUMN checkpoints.checkpoint_index IS 'Place in the run, counted from 0 in order of step [index]';
+COMMENT ON COLUMN checkpoints.tokens IS 'Tokens seen in training until here [tokens]';
+COMMENT ON COLUMN checkpoints.source IS 'File or folder of the checkpoint [path]';
+COMMENT ON COLUMN checkpoints.digest IS 'SHA-256 over the names and digests of all tensors [hex]';
+COMMENT ON COLUMN checkpoints.lr IS 'Learning rate logged at this step [1/step]';
+COMMENT ON COLUMN checkpoints.weight_decay IS 'Weight decay coefficient logged at this step [1]';
+
+CREATE TABLE tensors (
+    run VARCHAR,
+    tensor VARCHAR,
+    shape VARCHAR,
+    dtype VARCHAR,
+    n_elements BIGINT,
+    layer BIGINT,
+    role VARCHAR,
+    kind VARCHAR,
+    tied_to VARCHAR,
+    skipped_reason VARCHAR
+);
+COMMENT ON TABLE tensors IS 'One row for each tensor of a run';
+COMMENT ON COLUMN tensors.run IS 'Run name [text]';
+COMMENT ON COLUMN tensors.tensor IS 'True name of the tensor [text]';
+COMMENT ON COLUMN tensors.shape IS 'Lengths of the axes, joined by x [elements]';
+COMMENT ON COLUMN tensors.dtype IS 'Element type as in the checkpoint [text]';
+COMMENT ON COLUMN tensors.n_elements IS 'Elements [count]';
+COMMENT ON COLUMN tensors.layer IS 'Layer, counted from 0; NULL outside the layers [index]';
+COMMENT ON COLUMN tensors.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
+COMMENT ON COLUMN tensors.kind IS 'matrix, vector, array, buffer or integer [text]';
+COMMENT ON COLUMN tensors.tied_to IS 'Tensor that this one is the same as, at every step [text]';
+COMMENT ON COLUMN tensors.skipped_reason IS 'Why it is left out of the grouped scopes or kept whole; NULL if it is not [text]';
+
+CREATE TABLE matrices (
+    run VARCHAR,
+    matrix VARCHAR,
+    tensor VARCHAR,
+    layer BIGINT,
+    role VARCHAR,
+    expert BIGINT,
+    n_rows BIGINT,
+    n_cols BIGINT
+);
+COMMENT ON TABLE matrices IS 'One row for each logical matrix: a whole 2-D tensor, or one part of a fused one';
+COMMENT ON COLUMN matrices.run IS 'Run name [text]';
+COMMENT ON COLUMN matrices.matrix IS 'Name of the matrix: its tensor''s, and its part''s if the tensor is fused [text]';
+COMMENT ON COLUMN matrices.tensor IS 'Tensor that holds it [text]';
+COMMENT ON COLUMN matrices.layer IS 'Layer, counted from 0; NULL outside the layers [index]';
+COMMENT ON COLUMN matrices.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
+COMMENT ON COLUMN matrices.expert IS 'Expert of a mixture, counted from 0 [index]';
+COMMENT ON COLUMN matrices.n_rows IS 'Rows [count]';
+COMMENT ON COLUMN matrices.n_cols IS 'Columns [count]';
+
+CREATE TABLE metrics (
+    run VARCHAR,
+    step BIGINT,
+    name VARCHAR,
+    value DOUBLE,
+    source VARCHAR
+);
+COMMENT ON TABLE metrics IS 'The training logs, one row for each number';
+COMMENT ON COLUMN metrics.run IS 'Run name [text]';
+COMMENT ON COLUMN metrics.step IS 'Optimizer step of the log entry [steps]';
+COMMENT ON COLUMN metrics.name IS 'train_loss, val_loss, val_loss/NAME, train_acc, val_acc, lr, grad_norm, weight_decay, tokens, or the log''s own name [text]';
+COMMENT ON COLUMN metrics.value IS 'The number [unit of the metric]';
+COMMENT ON COLUMN metrics.source IS 'Log file, relative to the run''s folder [path]';
+
+CREATE TABLE audit (
+    run VARCHAR,
+    step BIGINT,
+    tensor VARCHAR,
+    check_name VARCHAR,
+    severity VARCHAR,
+    detail VARCHAR
+);
+COMMENT ON TABLE audit IS 'What is remarkable or wrong in a history';
+COMMENT ON COLUMN audit.run IS 'Run name [text]';
+COMMENT ON COLUMN audit.step IS 'Step concerned; NULL if not one step [steps]';
+COMMENT ON COLUMN audit.tensor IS 'Tensor concerned; NULL if not one tensor [text]';
+COMMENT ON COLUMN audit.check_name IS 'Check that found it [text]';
+COMMENT ON COLUMN audit.severity IS 'info, warning or error [text]';
+COMMENT ON COLUMN audit.detail IS 'What, where, consequence and way out [text]';
+
+CREATE TABLE requests (
+    kind VARCHAR,
+    value VARCHAR
+);
+COMMENT ON TABLE requests IS 'What compute was asked to keep up to date';
+COMMENT ON COLUMN requests.kind IS 'window, scope or spectra [text]';
+COMMENT ON COLUMN requests.value IS 'A window size, a scope, or how spectra are sampled [text]';
+
+CREATE TABLE computations (
+    run VARCHAR,
+    table_name VARCHAR,
+    scope VARCHAR,
+    window_size BIGINT,
+    key VARCHAR,
+    options VARCHAR,
+    versions VARCHAR,
+    digests VARCHAR,
+    started TIMESTAMP,
+    finished TIMESTAMP
+);
+COMMENT ON TABLE computations IS 'What the derived tables were made from, by which version';
+COMMENT ON COLUMN computations.run IS 'Run name [text]';
+COMMENT ON COLUMN computations.table_name IS 'Derived table [text]';
+COMMENT ON COLUMN computations.scope IS 'Scope, where the table has one [text]';
+COMMENT ON COLUMN computations.window_size IS 'Updates per window; 1: single updates [updates]';
+COMMENT ON COLUMN computations.key IS 'Hash of all inputs: equal means up to date [hex]';
+COMMENT ON COLUMN computations.options IS 'Options [JSON]';
+COMMENT ON COLUMN computations.versions IS 'Versions of the algorithms and of the libraries [JSON]';
+COMMENT ON COLUMN computations.digests IS 'Ordered steps and digests that went in [JSON]';
+COMMENT ON COLUMN computations.started IS 'Start of the computation [UTC]';
+COMMENT ON COLUMN computations.finished IS 'End of the computation [UTC]';
+
+CREATE TABLE schema_meta (
+    key VARCHAR,
+    value VARCHAR
+);
+COMMENT ON TABLE schema_meta IS 'Identity of this database';
+COMMENT ON COLUMN schema_meta.key IS 'schema_version or archive_id [text]';
+COMMENT ON COLUMN schema_meta.value IS 'Its value [text]';

@@ -1,0 +1,169 @@
+-- Updates, and the spectra of rolling windows of updates.
+
+CREATE TABLE updates (
+    run VARCHAR,
+    scope VARCHAR,
+    step BIGINT,
+    norm DOUBLE,
+    cos_previous DOUBLE,
+    zero_fraction DOUBLE,
+    quantization_noise DOUBLE,
+    status VARCHAR
+);
+COMMENT ON TABLE updates IS 'One row for each update: the difference of two consecutive checkpoints';
+COMMENT ON COLUMN updates.run IS 'Run name [text]';
+COMMENT ON COLUMN updates.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN updates.step IS 'Optimizer step of the later checkpoint [steps]';
+COMMENT ON COLUMN updates.norm IS 'Euclidean norm of the update [weight]';
+COMMENT ON COLUMN updates.cos_previous IS 'Cosine between this update and the one before [1]';
+COMMENT ON COLUMN updates.zero_fraction IS 'Share of elements that did not change [1]';
+COMMENT ON COLUMN updates.quantization_noise IS 'Rounding energy of the stored values over the energy of the update [1]';
+COMMENT ON COLUMN updates.status IS 'ok, or why a value is NULL or doubtful [text]';
+
+CREATE TABLE windows (
+    run VARCHAR,
+    scope VARCHAR,
+    window_size BIGINT,
+    step BIGINT,
+    step_first BIGINT,
+    step_centre DOUBLE,
+    edge_ratio DOUBLE,
+    edge_k BIGINT,
+    edge_ratio_null DOUBLE,
+    edge_ratio_null_high DOUBLE,
+    edge_ratio_p DOUBLE,
+    p_eff DOUBLE,
+    signal_rank BIGINT,
+    signal_rank_mp BIGINT,
+    signal_rank_argmax BIGINT,
+    signal_rank_weighted BIGINT,
+    gap DOUBLE,
+    mp_edge DOUBLE,
+    bbp_ratio DOUBLE,
+    pc1_share DOUBLE,
+    k95 BIGINT,
+    drift_speed DOUBLE,
+    gram_change_operator DOUBLE,
+    gram_change_positional DOUBLE,
+    gram_change_proxy DOUBLE,
+    adiabatic_free DOUBLE,
+    adiabatic_step DOUBLE,
+    adiabatic_interval DOUBLE,
+    irregular BOOLEAN,
+    status VARCHAR
+);
+COMMENT ON TABLE windows IS 'One row for each rolling window of updates; W is window_size, p the number of parameters, sigma_k the singular values of the W x p matrix of updates';
+COMMENT ON COLUMN windows.run IS 'Run name [text]';
+COMMENT ON COLUMN windows.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN windows.window_size IS 'Updates in the window [updates]';
+COMMENT ON COLUMN windows.step IS 'Optimizer step of the window''s last update [steps]';
+COMMENT ON COLUMN windows.step_first IS 'Optimizer step of the window''s first checkpoint [steps]';
+COMMENT ON COLUMN windows.step_centre IS 'Midpoint of the window''s first and last checkpoint [steps]';
+COMMENT ON COLUMN windows.edge_ratio IS 'Largest sigma_k / sigma_(k+1) over all k [1]';
+COMMENT ON COLUMN windows.edge_k IS 'The k of edge_ratio, from 1 [index]';
+COMMENT ON COLUMN windows.edge_ratio_null IS 'Median of edge_ratio under random updates of the same norms [1]';
+COMMENT ON COLUMN windows.edge_ratio_null_high IS '95 % quantile of edge_ratio under random updates of the same norms [1]';
+COMMENT ON COLUMN windows.edge_ratio_p IS 'Share of random windows with an edge_ratio at least as large [1]';
+COMMENT ON COLUMN windows.p_eff IS 'Effective dimension of the null, from the cosines of distant updates; at most p [1]';
+COMMENT ON COLUMN windows.signal_rank IS 'The k of the largest sigma_k / sigma_(k+1) among those with sigma_(k+1) >= mp_edge; NULL if none [index]';
+COMMENT ON COLUMN windows.signal_rank_mp IS 'The k of the largest sigma_k / sigma_(k+1) among those with sigma_k >= mp_edge; NULL if none [index]';
+COMMENT ON COLUMN windows.signal_rank_argmax IS 'The k of the largest sigma_k / sigma_(k+1) over all k [index]';
+COMMENT ON COLUMN windows.signal_rank_weighted IS 'The k of the largest (sigma_k / sum of sigma) (sigma_k / sigma_(k+1)) [index]';
+COMMENT ON COLUMN windows.gap IS 'sigma_k - sigma_(k+1) at k = signal_rank [weight]';
+COMMENT ON COLUMN windows.mp_edge IS 'Upper Marchenko-Pastur edge, noise from the lower half of the window [weight]';
+COMMENT ON COLUMN windows.bbp_ratio IS 'sigma_W over the BBP threshold nu (p (W - 1))^(1/4) [1]';
+COMMENT ON COLUMN windows.pc1_share IS 'sigma_1^2 over the sum of sigma_k^2 [1]';
+COMMENT ON COLUMN windows.k95 IS 'Smallest k that holds 95 % of the sum of sigma_k^2 [index]';
+COMMENT ON COLUMN windows.drift_speed IS 'Norm of the mean update [weight/update]';
+COMMENT ON COLUMN windows.gram_change_operator IS 'Operator norm of the change of X^T X against the previous window [weight^2]';
+COMMENT ON COLUMN windows.gram_change_positional IS 'Frobenius norm of the change of X X^T, position by position [weight^2]';
+COMMENT ON COLUMN windows.gram_change_proxy IS 'Norm of the change of the eigenvalues sigma_k^2 [weight^2]';
+COMMENT ON COLUMN windows.adiabatic_free IS 'gram_change_operator / gap^2 [1]';
+COMMENT ON COLUMN windows.adiabatic_step IS 'gram_change_operator / (lr gap^2) [steps]';
+COMMENT ON COLUMN windows.adiabatic_interval IS 'gram_change_operator / (sum of lr over the interval x gap^2) [1]';
+COMMENT ON COLUMN windows.irregular IS 'Whether the window''s checkpoints are unequally spaced [flag]';
+COMMENT ON COLUMN windows.status IS 'ok, or why a value is NULL or doubtful [text]';
+
+CREATE TABLE window_sigmas (
+    run VARCHAR,
+    scope VARCHAR,
+    window_size BIGINT,
+    step BIGINT,
+    k BIGINT,
+    sigma DOUBLE,
+    ratio DOUBLE,
+    sigma_null DOUBLE,
+    ratio_null_low DOUBLE,
+    ratio_null_high DOUBLE,
+    overlap_previous DOUBLE,
+    stability_dk DOUBLE,
+    stability_split DOUBLE,
+    status VARCHAR
+);
+COMMENT ON TABLE window_sigmas IS 'One row for each window and k';
+COMMENT ON COLUMN window_sigmas.run IS 'Run name [text]';
+COMMENT ON COLUMN window_sigmas.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN window_sigmas.window_size IS 'Updates in the window [updates]';
+COMMENT ON COLUMN window_sigmas.step IS 'Optimizer step of the window''s last update [steps]';
+COMMENT ON COLUMN window_sigmas.k IS 'Order of the singular value, from 1 [index]';
+COMMENT ON COLUMN window_sigmas.sigma IS 'Singular value of the window; NULL if unresolved [weight]';
+COMMENT ON COLUMN window_sigmas.ratio IS 'sigma_k / sigma_(k+1) [1]';
+COMMENT ON COLUMN window_sigmas.sigma_null IS 'Median of sigma_k under random updates of the same norms [weight]';
+COMMENT ON COLUMN window_sigmas.ratio_null_low IS '5 % quantile of ratio under random updates of the same norms [1]';
+COMMENT ON COLUMN window_sigmas.ratio_null_high IS '95 % quantile of ratio under random updates of the same norms [1]';
+COMMENT ON COLUMN window_sigmas.overlap_previous IS 'Absolute cosine of v_k with v_k of the previous window [1]';
+COMMENT ON COLUMN window_sigmas.stability_dk IS 'Lower bound on overlap_previous (Davis-Kahan, form of Yu, Wang and Samworth) [1]';
+COMMENT ON COLUMN window_sigmas.stability_split IS 'Absolute cosine of v_k from the window''s two halves [1]';
+COMMENT ON COLUMN window_sigmas.status IS 'ok, or why a value is NULL or doubtful [text]';
+
+CREATE TABLE drift (
+    run VARCHAR,
+    scope VARCHAR,
+    kind VARCHAR,
+    reference_step BIGINT,
+    step BIGINT,
+    displacement DOUBLE,
+    backbone_coordinate DOUBLE,
+    residual DOUBLE,
+    backbone_share DOUBLE,
+    status VARCHAR
+);
+COMMENT ON TABLE drift IS 'Displacement from a reference checkpoint, and its share along the backbone';
+COMMENT ON COLUMN drift.run IS 'Run name [text]';
+COMMENT ON COLUMN drift.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN drift.kind IS 'How the drift was weighted and centred [text]';
+COMMENT ON COLUMN drift.reference_step IS 'Step from which the displacement is taken [steps]';
+COMMENT ON COLUMN drift.step IS 'Optimizer step of the checkpoint [steps]';
+COMMENT ON COLUMN drift.displacement IS 'Norm of theta(step) - theta(reference_step) [weight]';
+COMMENT ON COLUMN drift.backbone_coordinate IS 'Displacement along the first principal direction [weight]';
+COMMENT ON COLUMN drift.residual IS 'Norm of the displacement outside the first principal direction [weight]';
+COMMENT ON COLUMN drift.backbone_share IS 'Share of the squared displacement along the first principal direction [1]';
+COMMENT ON COLUMN drift.status IS 'ok, or why a value is NULL or doubtful [text]';
+
+CREATE TABLE components (
+    run VARCHAR,
+    scope VARCHAR,
+    kind VARCHAR,
+    step_from BIGINT,
+    step_to BIGINT,
+    k BIGINT,
+    share DOUBLE,
+    share_null DOUBLE,
+    null_low DOUBLE,
+    null_high DOUBLE,
+    p DOUBLE,
+    status VARCHAR
+);
+COMMENT ON TABLE components IS 'Principal components of the drift of a whole range of steps';
+COMMENT ON COLUMN components.run IS 'Run name [text]';
+COMMENT ON COLUMN components.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN components.kind IS 'How the drift was weighted and centred [text]';
+COMMENT ON COLUMN components.step_from IS 'First step of the range [steps]';
+COMMENT ON COLUMN components.step_to IS 'Last step of the range [steps]';
+COMMENT ON COLUMN components.k IS 'Order of the component, from 1 [index]';
+COMMENT ON COLUMN components.share IS 'Share of the variance [1]';
+COMMENT ON COLUMN components.share_null IS 'Median share under random updates of the same norms [1]';
+COMMENT ON COLUMN components.null_low IS 'Lower quantile of the share under the null [1]';
+COMMENT ON COLUMN components.null_high IS 'Upper quantile of the share under the null [1]';
+COMMENT ON COLUMN components.p IS 'Share of random histories with a share at least as large [1]';
+COMMENT ON COLUMN components.status IS 'ok, or why a value is NULL or doubtful [text]';

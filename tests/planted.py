@@ -1,0 +1,179 @@
+"""A database with planted answers: lags, waves, a power law, an edge. No weights are involved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SPACING = 100
+"""Steps between the checkpoints of the planted runs."""
+N_CHECKPOINTS = 61
+LEAD = 3
+WAVE_SLOWNESS = 130.0
+EXPONENT = 0.26
+
+
+@dataclass(frozen=True)
+class LagRun:
+    """A run whose edge ratio, seen from a window's end or centre, is a logged signal some checkpoints later."""
+
+    name: str
+    window_sizes: tuple[int, ...] = (10,)
+    lead: int = LEAD
+    seen_from: str = "end"
+    n_checkpoints: int = N_CHECKPOINTS
+    kind: str = "signal"
+    sign: int = -1
+    irregular: bool = False
+    logged: bool = True
+    log_every: int = SPACING // 4
+
+
+LAG_RUNS = (
+    LagRun("lead_end", (10, 20)),
+    LagRun("lead_centre", (4, 5, 10), seen_from="centre"),
+    LagRun("sparse_log", (5,), seen_from="centre", log_every=2 * SPACING),
+    LagRun("same_sign", lead=0, sign=1),
+    LagRun("lead_too_far", lead=10),
+    LagRun("straight", kind="line"),
+    LagRun("short", n_checkpoints=16),
+    LagRun("silent", logged=False),
+    LagRun("uneven", irregular=True),
+)
+
+
+def signal(place):
+    """A smooth series without a period of its own; ``place`` in checkpoints, may be fractional."""
+    place = np.asarray(place, dtype=float)
+    return np.sin(0.9 * place) + np.sin(1.7 * place + 1) + np.sin(0.37 * place + 2)
+
+
+def window_ends(run, window_size):
+    return np.arange(window_size, run.n_checkpoints)
+
+
+def edge_ratios(run, window_size):
+    """Edge ratio of each window: the signal ``lead`` checkpoints later, of one sign, on a slope."""
+    ends = window_ends(run, window_size)
+    if run.kind == "line":
+        return 1.5 + 0.01 * ends
+    seen = ends - (window_size / 2 if run.seen_from == "centre" else 0)
+    return 1.5 + run.sign * 0.1 * signal(seen + run.lead) + 0.02 * ends
+
+
+def val_losses(run):
+    """Steps and values of the log: the signal on a falling slope."""
+    steps = np.arange(0, (run.n_checkpoints - 1) * SPACING + 1, run.log_every)
+    return steps, 4.0 + 0.2 * signal(steps / SPACING) - 1e-4 * steps
+
+
+def plant_lags(db):
+    for run in LAG_RUNS:
+        db.replace("runs", {"run": run.name}, {"n_checkpoints": run.n_checkpoints})
+        indices = np.arange(run.n_checkpoints)
+        db.replace("checkpoints", {"run": run.name}, {"step": indices * SPACING, "checkpoint_index": indices})
+        steps, values = val_losses(run)
+        name = "val_loss" if run.logged else "train_loss"
+        log = {"step": steps, "name": name, "value": values, "source": "log.jsonl"}
+        db.replace("metrics", {"run": run.name}, log)
+        for window_size in run.window_sizes:
+            ends = window_ends(run, window_size)
+            columns = {
+                "step": ends * SPACING,
+                "step_first": (ends - window_size) * SPACING,
+                "step_centre": (ends - window_size / 2) * SPACING,
+                "edge_ratio": edge_ratios(run, window_size),
+                "irregular": run.irregular,
+                "status": "ok",
+            }
+            db.replace("windows", {"run": run.name, "scope": "all", "window_size": window_size}, columns)
+
+
+def plant_wave(db, run, arrivals, steps=range(0, 2001, 50), depth=0.6):
+    """Each layer's compression ramps linearly over 200 steps to ``depth``, half of it at its arrival."""
+    for layer, arrival in enumerate(arrivals):
+        steps = np.array(steps)
+        compression = depth * np.clip((steps - arrival + 100) / 200, 0, 1)
+        for role, start in (("query", 80.0), ("value", 120.0)):
+            columns = {
+                "step": steps,
+                "layer": layer,
+                "role": role,
+                "n_rows": 256,
+                "n_cols": 256,
+                "stable_rank": start * (1 - compression),
+                "entropy": 5.0 - compression,
+                "alpha": 0.2 + 0.1 * layer * compression,
+                "status": "ok",
+            }
+            db.replace("matrix_stats", {"run": run, "matrix": f"blocks.{layer}.{role}"}, columns)
+
+
+def plant_waves(db):
+    plant_wave(db, "wave", 300 + WAVE_SLOWNESS * np.arange(6))
+    plant_wave(db, "wave_of_three", 300 + WAVE_SLOWNESS * np.arange(3))
+    plant_wave(db, "wave_of_two", 300 + WAVE_SLOWNESS * np.arange(2))
+    plant_wave(db, "wave_without_start", 300 + WAVE_SLOWNESS * np.arange(6), steps=range(50, 2001, 50))
+    plant_wave(db, "wave_at_once", np.full(6, 500.0))
+    plant_wave(db, "wave_none", 300 + WAVE_SLOWNESS * np.arange(6), depth=0.01)
+
+
+def plant_scaling(db):
+    """Three families of runs; the spread of alpha over the layers at the last step is 0.1 n_layers^0.26."""
+    for family, depths in (("ladder", (4, 8, 12, 16, 24)), ("triple", (8, 12, 16)), ("pair", (8, 8, 16))):
+        for index, depth in enumerate(depths):
+            run = f"{family}_{index}"
+            db.replace("runs", {"run": run}, {"family": family, "n_layers": depth, "n_parameters": depth**2})
+            layers = np.tile(np.arange(depth), 2)
+            last = np.repeat([False, True], depth)
+            alpha = 0.3 + np.where(last, 0.1 * depth**EXPONENT, 7.0) * layers / (depth - 1)
+            columns = {
+                "step": np.where(last, 900, 0),
+                "matrix": [f"{layer}.query" for layer in layers],
+                "layer": layers,
+                "role": "query",
+                "alpha": alpha,
+                "stable_rank": 100.0 - last * depth,
+                "status": "ok",
+            }
+            db.replace("matrix_stats", {"run": run}, columns)
+
+
+def plant_edge(db):
+    """Windows whose second ratio is the edge; the first of three is inside its null."""
+    step = np.array([1000, 1100, 1200])
+    edge = {
+        "step": step,
+        "edge_ratio": [1.2, 2.0, 3.0],
+        "edge_k": [2, 2, 2],
+        "edge_ratio_null": 1.15,
+        "edge_ratio_null_high": 1.25,
+        "edge_ratio_p": [0.2, 0.001, 0.001],
+        "signal_rank": [None, 2, 2],
+        "gap": [float("nan"), 4.0, 6.0],
+        "status": "ok",
+    }
+    for scope, window_size in (("all", 10), ("all", 5), ("trunk", 10)):
+        db.replace("windows", {"run": "edge", "scope": scope, "window_size": window_size}, edge)
+    k = np.tile(np.arange(1, 4), 3)
+    ratio = np.where(k == 2, np.repeat([1.2, 2.0, 3.0], 3), 1.1)
+    ratio[k == 3] = np.nan
+    columns = {"step": np.repeat(step, 3), "k": k, "ratio": ratio, "ratio_null_low": 1.05, "ratio_null_high": 1.25}
+    db.replace("window_sigmas", {"run": "edge", "scope": "all", "window_size": 10}, columns)
+
+
+def plant_history(db):
+    db.replace("runs", {"run": "seen"}, {"architecture": "gpt2", "n_parameters": 1000, "n_layers": 2})
+    db.replace("checkpoints", {"run": "seen"}, {"step": [0, 50, 100], "checkpoint_index": [0, 1, 2]})
+    db.replace("tensors", {"run": "seen"}, {"tensor": ["a", "b"]})
+    log = {"name": ["val_loss", "lr", "val_loss"], "step": [0, 0, 50], "value": [3.0, 0.1, 2.0]}
+    db.replace("metrics", {"run": "seen"}, log)
+    db.replace("audit", {"run": "seen"}, {"severity": ["warning", "error", "warning"], "check_name": "planted"})
+
+
+def plant_everything(db):
+    with db.transaction():
+        plant_lags(db)
+        plant_waves(db)
+        plant_scaling(db)
+        plant_edge(db)
+        plant_history(db)

@@ -1,0 +1,395 @@
+"""Each recipe keeps its header's promises, finds what was planted, and says so when there is nothing to find."""
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+
+from sedarchive.errors import RecipeError
+from sedarchive.recipes import check_columns, find_recipes, parse_recipe, read_recipe, run_recipe, run_sql
+from sedarchive.tables import Database
+
+RECIPES = find_recipes()
+NAMES = list(RECIPES)
+HEADER = "-- summary: s\n-- columns: a\n"
+
+
+@pytest.fixture(scope="module")
+def planted_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("planted") / "archive.duckdb"
+    with Database.create_or_open(path, "planted") as db:
+        planted.plant_everything(db)
+    return path
+
+
+@pytest.fixture(scope="module")
+def planted_db(planted_path):
+    with Database.read(planted_path) as db:
+        yield db
+
+
+@pytest.fixture(scope="module")
+def empty_db(tmp_path_factory):
+    path = tmp_path_factory.mktemp("empty") / "archive.duckdb"
+    Database.create_or_open(path, "empty").close()
+    with Database.read(path) as db:
+        yield db
+
+
+def ask(db, recipe, **values):
+    return run_recipe(db.connection, RECIPES[recipe], values).dicts()
+
+
+def test_the_eight_recipes_are_found():
+    expected = "gap_profile history lag_flip lag_scan layer_profile scaling_law spectral_edge wave_velocity"
+    assert expected.split() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_keeps_its_header_promise_and_finds_something(planted_db, name):
+    recipe = RECIPES[name]
+    check_columns(planted_db.connection, recipe)
+    assert run_recipe(planted_db.connection, recipe, {}).rows
+    assert recipe.source
+    assert all(param.meaning for param in recipe.params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_database_gives_no_rows(empty_db, name):
+    assert ask(empty_db, name) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_result_holds_nan(planted_db, name):
+    values = [value for row in run_recipe(planted_db.connection, RECIPES[name], {}).rows for value in row]
+    assert not any(isinstance(value, float) and np.isnan(value) for value in values)
+
+
+def naive_scan(run, window_size, reach, stamp, detrend):
+    """Lag to (r, n), by polynomial fits to explicit pairs."""
+    log_steps, losses = planted.val_losses(run)
+    steps = planted.window_ends(run, window_size) * planted.SPACING
+    if stamp == "centre":
+        steps = steps - window_size * planted.SPACING // 2
+    found = {}
+    for lag in range(-reach, reach + 1):
+        pairs = []
+        for step, value in zip(steps, planted.edge_ratios(run, window_size), strict=True):
+            later = step + lag * planted.SPACING
+            is_logged = later in log_steps if stamp == "end" else log_steps[0] <= later <= log_steps[-1]
+            if is_logged:
+                pairs.append((step, value, later, np.interp(later, log_steps, losses)))
+        at, x, later, y = np.array(pairs).T
+        if detrend == "linear":
+            x = x - np.polyval(np.polyfit(at - at.mean(), x, 1), at - at.mean())
+            y = y - np.polyval(np.polyfit(later - later.mean(), y, 1), later - later.mean())
+        found[lag] = (np.corrcoef(x, y)[0, 1], len(pairs))
+    return found
+
+
+@pytest.mark.parametrize("stamp", ["end", "centre"])
+@pytest.mark.parametrize("detrend", ["linear", "none"])
+@pytest.mark.parametrize(("name", "window_size"), [("lead_end", 10), ("lead_centre", 5), ("sparse_log", 5)])
+def test_every_lag_agrees_with_explicit_pairs(planted_db, name, window_size, stamp, detrend):
+    [run] = [run for run in planted.LAG_RUNS if run.name == name]
+    rows = ask(planted_db, "lag_scan", run=name, window_size=str(window_size), stamp=stamp, detrend=detrend)
+    expected = naive_scan(run, window_size, -(-window_size // 2) + 5, stamp, detrend)
+    assert [row["lag"] for row in rows] == list(expected)
+    assert [row["n"] for row in rows] == [n for _, n in expected.values()]
+    np.testing.assert_allclose([row["r"] for row in rows], [r for r, _ in expected.values()], rtol=0, atol=1e-9)
+
+
+def peaks(db, run, **values):
+    return {row["window_size"]: row for row in ask(db, "lag_flip", run=run, **values)}
+
+
+@pytest.mark.parametrize("peak", ["abs", "negative"])
+def test_a_feature_that_leads_by_three_checkpoints_peaks_at_plus_three(planted_db, peak):
+    found = peaks(planted_db, "lead_end", peak=peak)
+    assert [(size, row["peak_lag"], row["status"], row["flip"]) for size, row in found.items()] == [
+        (10, planted.LEAD, "ok", None),
+        (20, planted.LEAD, "ok", False),
+    ]
+    assert found[10]["r"] == pytest.approx(-1, abs=1e-9)
+
+
+def test_the_centre_stamp_undoes_the_shift_of_the_window(planted_db):
+    centre = peaks(planted_db, "lead_centre", stamp="centre")
+    assert [row["peak_lag"] for row in centre.values()] == [3, 3, 3]
+    assert [row["r"] for row in centre.values()] == pytest.approx([-1, -1, -1])
+    assert [row["flip"] for row in centre.values()] == [None, False, False]
+
+
+def test_the_end_stamp_alone_flips_the_sign_of_a_lag(planted_db):
+    end = peaks(planted_db, "lead_centre", stamp="end")
+    assert (end[4]["peak_lag"], end[10]["peak_lag"]) == (1, -2)
+    assert end[10]["flip"] is (end[5]["peak_lag"] > 0)
+
+
+def test_the_peak_of_lag_flip_is_the_strongest_lag_of_lag_scan(planted_db):
+    peak = peaks(planted_db, "lead_end", max_lag="12", detrend="none")[10]
+    scan = ask(planted_db, "lag_scan", run="lead_end", max_lag="12", detrend="none")
+    strongest = max(scan, key=lambda row: abs(row["r"]))
+    assert (peak["peak_lag"], peak["n"]) == (strongest["lag"], strongest["n"])
+    assert peak["r"] == pytest.approx(strongest["r"])
+
+
+def test_the_search_reaches_half_the_largest_window_and_five_more(planted_db):
+    assert [(row["first_lag"], row["last_lag"]) for row in peaks(planted_db, "lead_end").values()] == [(-15, 15)] * 2
+
+
+@pytest.mark.parametrize(
+    ("run", "status"),
+    [
+        ("lead_too_far", "border"),
+        ("straight", "constant"),
+        ("short", "too_few"),
+        ("silent", "no_target"),
+        ("uneven", "irregular"),
+    ],
+)
+def test_a_peak_that_is_none_says_why(planted_db, run, status):
+    [row] = peaks(planted_db, run).values()
+    assert row["status"] == status
+    assert row["flip"] is None
+
+
+def test_the_peak_rule_chooses_between_strongest_and_most_negative(planted_db):
+    [strongest] = ask(planted_db, "lag_flip", run="same_sign")
+    [negative] = ask(planted_db, "lag_flip", run="same_sign", peak="negative")
+    assert (strongest["peak_lag"], strongest["r"]) == (0, pytest.approx(1))
+    lowest = min(ask(planted_db, "lag_scan", run="same_sign"), key=lambda row: row["r"])
+    assert lowest["r"] < 0
+    assert (negative["peak_lag"], negative["r"]) == (lowest["lag"], pytest.approx(lowest["r"]))
+
+
+def test_a_correlation_of_the_wrong_sign_is_no_peak(planted_db):
+    [row] = ask(planted_db, "lag_flip", run="same_sign", peak="negative", max_lag="0")
+    assert row["r"] == pytest.approx(1)
+    assert row["status"] == "wrong_sign"
+
+
+def test_a_run_without_the_metric_has_one_row_in_the_scan(planted_db):
+    [row] = ask(planted_db, "lag_scan", run="silent")
+    assert (row["lag"], row["r"], row["n"], row["status"]) == (None, None, 0, "no_target")
+
+
+def test_a_planted_wave_gives_its_arrivals_and_velocity(planted_db):
+    rows = ask(planted_db, "wave_velocity", run="wave")
+    arrivals = 300 + planted.WAVE_SLOWNESS * np.arange(6)
+    np.testing.assert_allclose([row["arrival_step"] for row in rows], arrivals, rtol=1e-12)
+    assert [row["layer"] for row in rows] == list(range(6))
+    for row in rows:
+        assert row["slowness"] == pytest.approx(planted.WAVE_SLOWNESS, rel=1e-12)
+        assert row["velocity"] == pytest.approx(1 / planted.WAVE_SLOWNESS, rel=1e-12)
+        assert row["largest_compression"] == pytest.approx(0.6)
+        assert (row["n"], row["status"]) == (6, "ok")
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "n"),
+    [
+        ("wave_of_three", "three_points", 3),
+        ("wave_of_two", "too_few", 2),
+        ("wave_without_start", "no_start", 0),
+        ("wave_at_once", "simultaneous", 6),
+        ("wave_none", "no_wave", 0),
+    ],
+)
+def test_a_wave_that_cannot_be_timed_says_why(planted_db, run, status, n):
+    rows = ask(planted_db, "wave_velocity", run=run)
+    assert {(row["status"], row["n"]) for row in rows} == {(status, n)}
+    assert all(row["velocity"] is None for row in rows) == (status != "three_points")
+
+
+def test_a_wave_can_be_counted_from_a_later_step(planted_db):
+    rows = ask(planted_db, "wave_velocity", run="wave_without_start", reference_step="50")
+    assert rows[0]["slowness"] == pytest.approx(planted.WAVE_SLOWNESS)
+
+
+def test_a_planted_exponent_is_recovered(planted_db):
+    found = {row["family"]: row for row in ask(planted_db, "scaling_law")}
+    for family, n, n_sizes, status in (("ladder", 5, 5, "ok"), ("triple", 3, 3, "three_points")):
+        row = found[family]
+        assert row["exponent"] == pytest.approx(planted.EXPONENT, rel=1e-9)
+        assert row["prefactor"] == pytest.approx(0.1, rel=1e-9)
+        assert row["r2"] == pytest.approx(1)
+        assert (row["n"], row["n_sizes"], row["status"]) == (n, n_sizes, status)
+    pair = found["pair"]
+    assert (pair["n"], pair["n_sizes"], pair["exponent"], pair["status"]) == (3, 2, None, "too_few")
+
+
+def test_the_exponent_against_parameters_is_half_where_they_grow_as_depth_squared(planted_db):
+    [row] = [row for row in ask(planted_db, "scaling_law", x="n_parameters") if row["family"] == "ladder"]
+    assert row["exponent"] == pytest.approx(planted.EXPONENT / 2)
+
+
+def test_the_planted_edge_stands_beside_its_null(planted_db):
+    rows = ask(planted_db, "spectral_edge", run="edge")
+    assert [row["edge_ratio"] for row in rows] == [1.2, 2.0, 3.0]
+    assert [row["edge_ratio"] > row["edge_ratio_null_high"] for row in rows] == [False, True, True]
+    assert [(row["signal_rank"], row["gap"]) for row in rows] == [(None, None), (2, 4.0), (2, 6.0)]
+    assert ask(planted_db, "spectral_edge", run="edge", window_size="7") == []
+
+
+def test_the_gap_profile_counts_only_resolved_ratios(planted_db):
+    rows = {row["k"]: row for row in ask(planted_db, "gap_profile", run="edge")}
+    assert list(rows) == [1, 2]
+    assert rows[2]["ratio_mean"] == pytest.approx(6.2 / 3)
+    assert rows[2]["ratio_median"] == 2.0
+    assert (rows[2]["share_above_null"], rows[1]["share_above_null"]) == (pytest.approx(2 / 3), 0)
+    assert (rows[2]["null_low"], rows[2]["null_high"], rows[2]["n"]) == (pytest.approx(1.05), pytest.approx(1.25), 3)
+
+
+def test_the_layer_profile_compares_with_the_first_step(planted_db):
+    last = ask(planted_db, "layer_profile", run="wave")
+    assert [(row["layer"], row["role"]) for row in last[:3]] == [(0, "query"), (0, "value"), (1, "query")]
+    assert {row["step"] for row in last} == {2000}
+    assert all(row["compression"] == pytest.approx(0.6) for row in last)
+    assert last[0]["stable_rank"] == pytest.approx(80 * 0.4)
+    assert {row["compression"] for row in ask(planted_db, "layer_profile", run="wave", step="0")} == {0.0}
+
+
+def test_the_history_counts_what_was_archived(planted_db):
+    [row] = ask(planted_db, "history", run="seen")
+    assert list(row.values()) == ["seen", "gpt2", 3, 0, 100, 2, 1000, 2, "lr, val_loss", 1, 2, 0]
+
+
+def shell():
+    found = shutil.which("duckdb", path=str(Path(sys.executable).parent)) or shutil.which("duckdb")
+    if found is None:
+        pytest.skip("DuckDB's shell is not installed (duckdb-cli)")
+    return found
+
+
+def in_shell(path, sql):
+    command = [shell(), "-readonly", "-csv", "-nullvalue", "", str(path)]
+    done = subprocess.run(command, input=sql, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    return list(csv.reader(io.StringIO(done.stdout)))
+
+
+def matching(text, value):
+    """The text itself if it says the value, what it should have been if not."""
+    if isinstance(value, float):
+        return text if float(text) == pytest.approx(value, rel=1e-9, abs=1e-9) else str(value)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_runs_in_the_shell_as_it_stands(planted_path, planted_db, name):
+    header, *rows = in_shell(planted_path, RECIPES[name].sql + ";")
+    result = run_recipe(planted_db.connection, RECIPES[name], {})
+    assert header == result.columns
+    assert len(rows) == len(result.rows)
+    for shown, row in zip(rows, result.rows, strict=True):
+        assert shown == [matching(text, value) for text, value in zip(shown, row, strict=True)]
+
+
+def test_a_parameter_is_set_in_the_shell_by_a_variable(planted_path):
+    _, *rows = in_shell(planted_path, "SET VARIABLE window_size = 20;" + RECIPES["lag_scan"].sql + ";")
+    assert {row[2] for row in rows} == {"20"}
+
+
+def test_an_unknown_parameter_is_refused_with_the_valid_ones(planted_db):
+    with pytest.raises(RecipeError, match=r"no parameter window; it has window_size, scope, run"):
+        ask(planted_db, "spectral_edge", window="5")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"window_size": "ten"}, "whole number"),
+        ({"window_size": "2.5"}, "whole number"),
+        ({"stamp": "middle"}, "one of end, centre"),
+        ({"max_lag": "far"}, "lag_scan"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(planted_db, values, message):
+    with pytest.raises(RecipeError, match=message):
+        ask(planted_db, "lag_scan", **values)
+
+
+def test_parameters_do_not_outlive_the_query(planted_db):
+    ask(planted_db, "spectral_edge", window_size="5")
+    assert planted_db.rows("SELECT getvariable('window_size')").rows == [(None,)]
+
+
+def test_a_value_is_bound_and_never_pasted(planted_db):
+    assert ask(planted_db, "history", run="' OR true --") == []
+
+
+def test_a_recipe_is_read_with_choices_continuations_and_defaults(tmp_path):
+    path = tmp_path / "mine.sql"
+    path.write_text(
+        "-- summary: one\n--   sentence\n-- param a = 1.5: rate\n-- param b = 'x' | 'y': kind\n-- param c: free\n"
+        "-- columns: p,\n--   q, r\n-- source: a paper\n-- note: first\n--\n--   second: part\n"
+        "SELECT coalesce(getvariable('a'), 1.5) AS p, coalesce(getvariable('b'), 'x') AS q, getvariable('c') AS r"
+        " -- getvariable('in_a_comment')\n"
+    )
+    recipe = read_recipe(path)
+    assert (recipe.name, recipe.summary, recipe.source) == ("mine", "one sentence", "a paper")
+    assert [(p.name, p.default, p.meaning, p.choices) for p in recipe.params] == [
+        ("a", 1.5, "rate", ()),
+        ("b", "x", "kind", ("x", "y")),
+        ("c", None, "free", ()),
+    ]
+    assert recipe.columns == ("p", "q", "r")
+    assert recipe.note == "first second: part"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-- columns: a\nSELECT 1 AS a", r"bad\.sql:1: the header needs one line `-- summary"),
+        ("-- summary: s\nSELECT 1 AS a", r"bad\.sql:1: the header needs one line `-- columns"),
+        (HEADER + "-- params: x\nSELECT 1 AS a", r"bad\.sql:3: a header line"),
+        (HEADER + "-- param x 1: y\nSELECT 1 AS a", r"bad\.sql:3: a parameter is declared"),
+        (HEADER + "-- param x = ten: y\nSELECT 1 AS a", r"bad\.sql:3: the default of x"),
+        (HEADER + "-- param x = 1: y\nSELECT 1 AS a", r"bad\.sql:3: x is declared but not used"),
+        (HEADER + "SELECT\n  getvariable('x') AS a", r"bad\.sql:4: x is used but not declared"),
+        (
+            HEADER + "-- param x = 1: y\nSELECT coalesce(getvariable('x'), 2) AS a",
+            r"bad\.sql:4: x has default 2 here, 1",
+        ),
+        (HEADER + "-- param x = 1: y\nSELECT getvariable('x') AS a", r"bad\.sql:4: x has default None here"),
+        (HEADER + "SELECT 1 AS a; SELECT 2 AS a", "exactly one SELECT statement is needed, found SELECT, SELECT"),
+        (HEADER + "DELETE FROM runs", "found DELETE"),
+        (HEADER, "found none"),
+        (HEADER + "SELECT (1 AS a", "Parser Error"),
+    ],
+)
+def test_a_malformed_recipe_is_refused_with_file_and_line(text, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe("bad", text)
+
+
+def test_columns_that_differ_from_the_header_are_refused_by_line(empty_db):
+    recipe = parse_recipe("bad", "-- summary: s\n-- columns: a, b\nSELECT 1 AS a, 2 AS c")
+    with pytest.raises(RecipeError, match=r"bad\.sql:2: the header says columns a, b; the statement gives a, c"):
+        check_columns(empty_db.connection, recipe)
+
+
+@pytest.mark.parametrize("sql", ["WITH t AS (SELECT 1 AS a) SELECT * FROM t", "FROM runs LIMIT 1", "VALUES (1);"])
+def test_a_users_select_runs_in_any_spelling(planted_db, sql):
+    assert len(run_sql(planted_db.connection, sql).rows) == 1
+
+
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM runs", "SELECT 1; SELECT 2", "COPY runs TO 'x.csv'", "", "SELECT nothing"]
+)
+def test_a_users_query_is_one_select_or_an_error(planted_db, sql):
+    with pytest.raises(RecipeError):
+        run_sql(planted_db.connection, sql)
+
+
+def test_a_query_that_fails_while_it_is_fetched_is_reported(planted_db):
+    with pytest.raises(RecipeError, match="query:"):
+        run_sql(planted_db.connection, "SELECT CAST(architecture AS BIGINT) FROM runs WHERE run = 'seen'")
+    assert run_sql(planted_db.connection, "SELECT 1 AS a").rows == [(1,)]
