@@ -11,7 +11,7 @@ import re
 
 _SAFE = re.compile(rb"[A-Za-z0-9_-]")
 _LONGEST = 180
-RESERVED = frozenset({"zarr.json", "c", "step", "theta", "gram", "metrics", "commits", "run.json", "manifest.json"})
+RESERVED = frozenset({"zarr.json", "step", "theta", "gram", "metrics", "commits", "run.json", "manifest.json"})
 """Names that the archive itself uses beside runs and tensors."""
 
 

@@ -287,6 +287,10 @@ class RunArchive:
             handle = self._handles[array] = open_array(self.store, f"{self.group}/theta/{array}")
         return handle
 
+    def forget_handles(self) -> None:
+        """Open arrays anew from now on: a handle keeps the shape that it saw when it was opened."""
+        self._handles.clear()
+
     @cached_property
     def _handles(self) -> "dict[str, zarr.Array[Any]]":
         return {}

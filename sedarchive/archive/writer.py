@@ -60,7 +60,7 @@ class RunWriter:
         step = ArraySpec((0,), (_STEP_CHUNK,), "<i8", -1, ["step"], {"description": "optimizer step of each slot"})
         if not (self.folder / "theta" / "step" / "zarr.json").exists():
             create_array(self._store, f"{self._group}/theta/step", step)
-        empty = {"arrays": {}, "config": {}, "findings": [], "metrics": {}}
+        empty: dict[str, Any] = {"arrays": {}, "config": {}, "findings": [], "metrics": {}}
         write_sealed(self.folder / RUN_RECORD, {"name": name, "source": source, **empty})
         self.seal()
 
@@ -112,6 +112,7 @@ class RunWriter:
             else:
                 create_array(self._store, path, _array_spec(info, n_slots, codec))
         _grow(open_array(self._store, f"{self._group}/theta/step"), n_slots)
+        self._run.forget_handles()
         self.seal()
 
     def write(self, info: ArrayInfo, slots: tuple[int, int], rows: tuple[int, int], block: NDArray[Any]) -> None:

@@ -1,0 +1,157 @@
+"""Commands on the archive: ingest, status, verify, restore."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedarchive.cli.common import (
+    DEFAULT_ARCHIVE,
+    DEFAULT_DATABASE,
+    DEFAULT_WORKERS,
+    FAILED,
+    ArchiveOption,
+    DatabaseOption,
+    JsonOption,
+    MaxMemOption,
+    QuietOption,
+    WorkersOption,
+    fail,
+    handled,
+    printable,
+    progress_bar,
+    say,
+    say_findings,
+    size_option,
+    write_json,
+)
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Folders with runs, runs, or checkpoints.", show_default=False)],
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run, where one is found.")] = None,
+    steps_per_chunk: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Checkpoints a chunk; 1 suits a run that grows one by one.")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="none, lz4 (bf16 shrinks by a quarter) or small (slow).")] = "none",
+    verify_sources: Annotated[
+        bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be ingested; write nothing.")] = False,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    max_mem: MaxMemOption = "512MB",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Add checkpoint histories to the archive.
+
+    Run the same command again after an interruption or when the run has grown: only what is new is read.
+
+    Example: sedarchive ingest runs/
+    """
+    from sedarchive.archive.store import CODECS
+    from sedarchive.ingest import IngestOptions, plan_ingest
+    from sedarchive.ingest import ingest as ingest_paths
+
+    if codec not in CODECS:
+        raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
+    options = IngestOptions(run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources)
+    with handled():
+        if dry_run:
+            plans = plan_ingest(paths, options)
+            if json_output:
+                write_json([asdict(plan) for plan in plans])
+            for plan in plans if not json_output else []:
+                typer.echo(printable(plan.describe()))
+            return
+        with progress_bar(quiet) as progress:
+            reports = ingest_paths(paths, archive, options, progress)
+    if json_output:
+        write_json([asdict(report) for report in reports])
+    for report in reports:
+        say(printable(report.describe()))
+        say_findings(report.findings)
+    refused = [report for report in reports if report.error]
+    for report in refused:
+        say(f"error: {printable(report.error or '')}")
+    if refused or not any(report.added or report.already for report in reports):
+        raise typer.Exit(FAILED)
+
+
+def status(
+    archive: ArchiveOption = DEFAULT_ARCHIVE, database: DatabaseOption = DEFAULT_DATABASE, json_output: JsonOption = False
+) -> None:
+    """Show what the archive and the database hold.
+
+    Example: sedarchive status
+    """
+    import sys
+
+    from sedarchive.render import write_result
+    from sedarchive.status import archive_status, status_table
+
+    with handled():
+        found = archive_status(archive, database)
+    if json_output:
+        write_json(found)
+        return
+    write_result(status_table(found), "table", sys.stdout)
+    if found["interrupted"]:
+        say("a writer was interrupted; the same ingest or compute command again completes its work")
+    if found["database_problem"]:
+        say(str(found["database_problem"]))
+
+
+def verify(archive: ArchiveOption = DEFAULT_ARCHIVE, json_output: JsonOption = False) -> None:
+    """Check every byte of the archive against its digests.
+
+    Exit code 1 if anything is damaged or missing.
+
+    Example: sedarchive verify
+    """
+    from sedarchive.archive.verify import verify as verify_archive
+
+    with handled():
+        if not archive.exists():
+            fail(f"{archive}: there is no archive here; make one with `sedarchive ingest PATH --archive {archive}`")
+        findings = verify_archive(archive)
+    if json_output:
+        write_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(printable(f"{finding.severity}: {finding.detail}"))
+    damaged = sum(finding.severity == "error" for finding in findings)
+    if damaged:
+        fail(f"{archive}: {damaged} files are damaged or missing; restore them from a copy, or delete the run's folder "
+             "and ingest it again from its checkpoints")
+    say(f"{archive}: every file is as it was written")
+
+
+def restore(
+    run: Annotated[str, typer.Argument(help="Name of the run.", show_default=False)],
+    step: Annotated[list[int] | None, typer.Option("--step", help="Step to restore; repeats. Default: the last.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")] = Path(),
+    everything: Annotated[bool, typer.Option("--all", help="Every step of the run.")] = False,
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    json_output: JsonOption = False,
+) -> None:
+    """Write archived checkpoints back as safetensors files, bit-exact.
+
+    Example: sedarchive restore my-run --step 1000 --to restored/
+    """
+    from sedarchive.archive import Archive
+    from sedarchive.restore import restore as restore_step
+
+    with handled():
+        opened = Archive(archive).run(run)
+        steps = list(opened.steps) if everything else (step or list(opened.steps[-1:]))
+        written = []
+        for one in steps:
+            target = to / f"step_{one:08d}.safetensors"
+            commit = restore_step(opened, one, target)
+            written.append({"run": run, "step": one, "path": str(target), "digest": commit.digest})
+            say(f"{target}")
+    if json_output:
+        write_json(written)

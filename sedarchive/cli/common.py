@@ -1,0 +1,125 @@
+"""What the commands share: options, output, progress, and one handler for all errors."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sedarchive.errors import (
+    NothingMatchedError,
+    RecipeError,
+    SedarchiveError,
+    UnknownNameError,
+)
+from sedarchive.history import Finding
+
+DONE, FAILED, USAGE, FINDINGS, NOTHING, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+ArchiveOption = Annotated[
+    Path,
+    typer.Option("--archive", envvar="SEDARCHIVE_ARCHIVE", help="The archive.", show_default=True),
+]
+DatabaseOption = Annotated[
+    Path, typer.Option("--db", envvar="SEDARCHIVE_DB", help="The DuckDB file with the tables.", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Parallel workers, one BLAS thread each.")]
+MaxMemOption = Annotated[str, typer.Option("--max-mem", help="Working memory of all workers, such as 512MB or 2GB.")]
+
+DEFAULT_ARCHIVE = Path("archive.zarr")
+DEFAULT_DATABASE = Path("archive.duckdb")
+DEFAULT_WORKERS = os.cpu_count() or 1
+
+
+def say(text: str) -> None:
+    """Words for people: stderr, so that stdout holds data alone."""
+    typer.echo(text, err=True)
+
+
+def fail(text: str, code: int = FAILED) -> NoReturn:
+    """End with a message and an exit code."""
+    typer.echo(f"error: {printable(text)}", err=True)
+    raise typer.Exit(code)
+
+
+def printable(text: str) -> str:
+    """Text without control characters: names in files are hostile, also to terminals."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def write_json(content: Any) -> None:
+    """Write one JSON document to stdout."""
+    import json
+
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+
+
+def size_option(text: str) -> int:
+    """Bytes of a ``--max-mem`` value; a usage error if it is none."""
+    from sedarchive.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Turn the errors of the library into one line on stderr and an exit code."""
+    try:
+        yield
+    except SedarchiveError as error:
+        fail(str(error), exit_code(error))
+    except KeyboardInterrupt:
+        fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does
+        raise typer.Exit(DONE) from None
+    except OSError as error:
+        fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+
+
+def exit_code(error: SedarchiveError) -> int:
+    """Exit code of an error: what was asked wrongly is 2, what does not exist is 4, the rest is 1."""
+    if isinstance(error, RecipeError):
+        return USAGE
+    return NOTHING if isinstance(error, UnknownNameError | NothingMatchedError) else FAILED
+
+
+def say_findings(findings: Sequence[Finding], shown: int = 20) -> None:
+    """Findings of severity warning and above, a line each."""
+    worth = [finding for finding in findings if finding.severity != "info"]
+    for finding in worth[:shown]:
+        place = ", ".join(
+            part for part in (f"step {finding.step}" if finding.step is not None else "", finding.tensor or "") if part
+        )
+        say(printable(f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"))
+    if len(worth) > shown:
+        say(f"  and {len(worth) - shown} more; all are in the table audit")
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on stderr: a bar on a terminal, nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        stages: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(printable(stage), total=total)
+            bar.update(stages[stage], completed=done, total=total)
+
+        yield update

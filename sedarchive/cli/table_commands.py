@@ -1,0 +1,213 @@
+"""Commands on the tables: compute, query, recipes, export, explain."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sedarchive.cli.common import (
+    DEFAULT_ARCHIVE,
+    DEFAULT_DATABASE,
+    DEFAULT_WORKERS,
+    FAILED,
+    NOTHING,
+    ArchiveOption,
+    DatabaseOption,
+    JsonOption,
+    MaxMemOption,
+    QuietOption,
+    WorkersOption,
+    handled,
+    printable,
+    progress_bar,
+    say,
+    say_findings,
+    size_option,
+    write_json,
+)
+
+
+def compute(
+    window: Annotated[
+        list[str] | None, typer.Option("--window", "-w", help="Updates a window: 10, or 5,10, or 5..30. Repeats.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope", "-s",
+            help="all, trunk, attention, mlp, layer:N, layer:A-B, layer:*, role:R, role:*, tensor:NAME, NAME=glob,glob.",
+        ),
+    ] = None,
+    spectra: Annotated[bool, typer.Option(help="Singular values of every matrix.")] = True,
+    every: Annotated[int, typer.Option("--every", min=1, help="Spectra at every so many checkpoints.")] = 1,
+    exact: Annotated[bool, typer.Option("--exact", help="LAPACK for every matrix.")] = False,
+    band: Annotated[
+        int | None, typer.Option(min=2, help="Keep products of updates up to this distance only.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
+    runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
+    scheduler: Annotated[str, typer.Option(help="threads (Dask) or serial.")] = "threads",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")] = False,
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    workers: WorkersOption = DEFAULT_WORKERS,
+    max_mem: MaxMemOption = "2GB",
+    json_output: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compute windows and spectra of every run into the tables.
+
+    Windows of 5, 10, 15, 20, 25 and 30 updates are always derived, and all that was asked for before is kept fresh.
+
+    Example: sedarchive compute --window 10 --scope 'layer:*'
+    """
+    from sedarchive.compute.refresh import ComputeOptions, plan_compute
+    from sedarchive.compute.refresh import compute as compute_tables
+    from sedarchive.compute.requests import parse_windows, read_runs_info
+
+    if scheduler not in ("threads", "serial"):
+        raise typer.BadParameter("use threads or serial", param_hint="--scheduler")
+    try:
+        windows = tuple(parse_windows(window or []))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--window") from error
+    with handled():
+        options = ComputeOptions(
+            windows=windows, scopes=tuple(scope or ()), spectra=spectra, every=every, exact=exact, band=band,
+            max_mem=size_option(max_mem), workers=workers, scheduler=scheduler, heads=heads, kv_heads=kv_heads,
+            runs_info=read_runs_info(runs_info) if runs_info else {},
+        )
+        if dry_run:
+            plans = plan_compute(archive, database, options)
+            _show_plans([plan.summary() for plan in plans], json_output)
+            return
+        with progress_bar(quiet) as progress:
+            reports = compute_tables(archive, database, options, progress)
+    if json_output:
+        write_json([asdict(report) for report in reports])
+    for report in reports:
+        say(printable(report.describe()))
+        say_findings(report.findings)
+    if any(report.error for report in reports):
+        raise typer.Exit(FAILED)
+
+
+def _show_plans(plans: list[dict[str, Any]], json_output: bool) -> None:
+    if json_output:
+        write_json(plans)
+        return
+    from sedarchive.render import write_result
+    from sedarchive.result import Result
+
+    columns = list(plans[0]) if plans else ["run"]
+    write_result(Result(columns, ["VARCHAR"] * len(columns), [tuple(plan.values()) for plan in plans]), "table", sys.stdout)
+
+
+def _complete_recipes(incomplete: str) -> list[str]:
+    from sedarchive.recipes import find_recipes
+
+    return [name for name in sorted(find_recipes()) if name.startswith(incomplete)]
+
+
+def query(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe, a .sql FILE, or SQL text.", show_default=False, autocompletion=_complete_recipes
+        ),
+    ],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="A recipe's parameter, as name=value. Repeats.")
+    ] = None,
+    output_format: Annotated[
+        str, typer.Option("--format", "-f", help="table, csv, json, jsonl, markdown or parquet.")
+    ] = "table",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File instead of stdout.")] = None,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    json_output: JsonOption = False,
+) -> None:
+    """Run a recipe, a file or a SELECT of your own on the tables.
+
+    Exit code 4 if it gives no row.
+
+    Example: sedarchive query lag_flip -p scope=all
+    """
+    from sedarchive.query import answer, write_answer
+
+    with handled():
+        result = answer(database, what, _pairs(param or []))
+        write_answer(result, "json" if json_output else output_format, output)
+    if not result.rows:
+        say("no rows")
+        raise typer.Exit(NOTHING)
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{value!r} is not name=value", param_hint="--param")
+        pairs[name.strip()] = text
+    return pairs
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one whole.", autocompletion=_complete_recipes)] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List the recipes, or show one with its parameters and its SQL.
+
+    Example: sedarchive recipes lag_flip
+    """
+    from sedarchive.query import recipe_details, recipe_list
+    from sedarchive.render import write_result
+
+    with handled():
+        if name:
+            details = recipe_details(name)
+            write_json(details) if json_output else typer.echo(details["text"])
+            return
+        found = recipe_list()
+    write_result(found, "json" if json_output else "table", sys.stdout)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder for the files.", show_default=False)],
+    output_format: Annotated[str, typer.Option("--format", "-f", help="csv or parquet.")] = "csv",
+    database: DatabaseOption = DEFAULT_DATABASE,
+    json_output: JsonOption = False,
+) -> None:
+    """Write every table and every recipe to a file.
+
+    Example: sedarchive export paper/ --format csv
+    """
+    from sedarchive.export import export as export_tables
+    from sedarchive.tables import Database
+
+    if output_format not in ("csv", "parquet"):
+        raise typer.BadParameter("use csv or parquet", param_hint="--format")
+    with handled(), Database.read(database) as tables:
+        written = list(export_tables(tables, folder, "csv" if output_format == "csv" else "parquet"))
+    if json_output:
+        write_json([{"path": str(file.path), "rows": file.n_rows} for file in written])
+    say(f"{len(written)} files in {folder}, {sum(file.n_rows > 0 for file in written)} of them with rows")
+
+
+def explain(
+    name: Annotated[str, typer.Argument(help="A table, or a column.", show_default=False)],
+    json_output: JsonOption = False,
+) -> None:
+    """Say what a table's columns mean, with their units.
+
+    Example: sedarchive explain edge_ratio
+    """
+    from sedarchive.query import explain as explain_name
+    from sedarchive.render import write_result
+
+    with handled():
+        found = explain_name(name)
+    write_result(found, "json" if json_output else "table", sys.stdout)

@@ -1,0 +1,222 @@
+"""Compute: an archive's runs through both sweeps into the tables.
+
+Every request recorded in the database is refreshed, whatever is new is added,
+and nothing that stands is computed again. One bad run, or one bad tensor, never
+stops the others.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sedarchive.archive import Archive, RunArchive
+from sedarchive.archive.store import CheckedStore
+from sedarchive.compute.catalog import CATALOG, sweep_findings, write_catalog
+from sedarchive.compute.requests import OpenDatabase, Requests, record_requests
+from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
+from sedarchive.compute.windows import TABLES, refresh_windows
+from sedarchive.errors import MemoryBudgetError, SedarchiveError, UnknownNameError
+from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
+from sedarchive.history import Finding
+from sedarchive.leaves import resolve_scopes
+from sedarchive.plan import SpectraPlan, SweepPlan
+from sedarchive.sizes import MIB, format_size
+from sedarchive.sweeps.anatomy import Anatomy, anatomy
+from sedarchive.sweeps.gram_sweep import GramOptions, GramOutcome, StoredGrams, gram_key, plan_gram_sweep, sweep_gram
+from sedarchive.sweeps.spectra_sweep import SpectraOptions, plan_spectra_sweep
+from sedarchive.tables import Database
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """What to compute, and with what."""
+
+    windows: tuple[int, ...] = ()
+    scopes: tuple[str, ...] = ()
+    spectra: bool = True
+    every: int = 1
+    """Spectra at every so many checkpoints."""
+    exact: bool = False
+    band: int | None = None
+    max_mem: int = 2048 * MIB
+    workers: int = 1
+    scheduler: str = "threads"
+    heads: int | None = None
+    kv_heads: int | None = None
+    runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def gram(self) -> GramOptions:
+        return GramOptions(self.max_mem, self.band)
+
+    @property
+    def executor(self) -> Executor:
+        return Executor(self.workers, "serial" if self.scheduler == "serial" else "threads")
+
+
+@dataclass
+class RunComputed:
+    """What was done for one run."""
+
+    run: str
+    n_checkpoints: int = 0
+    gram: GramOutcome = field(default_factory=GramOutcome)
+    spectra: SpectraOutcome = field(default_factory=SpectraOutcome)
+    window_sets: int = 0
+    """(scope, window size) pairs derived; single updates count as a size."""
+    too_long: tuple[int, ...] = ()
+    """Window sizes asked for that the run has too few checkpoints for."""
+    findings: list[Finding] = field(default_factory=list)
+    error: str | None = None
+
+    def describe(self) -> str:
+        """One line for people."""
+        if self.error:
+            return f"{self.run}: {self.error}"
+        gram = f"Gram matrices of {self.gram.computed} tensors computed, {self.gram.reused} reused"
+        spectra = f"{self.spectra.computed} spectra computed, {self.spectra.reused} reused"
+        return f"{self.run}: {gram}; {self.window_sets} sets of windows derived; {spectra}"
+
+
+def compute(archive: Path, database: Path, options: ComputeOptions, progress: Progress = no_progress) -> list[RunComputed]:
+    """Bring the tables of an archive up to date.
+
+    Raises
+    ------
+    ArchiveError, DatabaseError
+        If the archive or the database cannot be used.
+    MemoryBudgetError
+        If a plan does not fit ``options.max_mem``; nothing was read then.
+    UnknownNameError
+        If a scope is none, or matches nothing in any run.
+    """
+    opened = Archive(archive)
+
+    @contextmanager
+    def open_database() -> Iterator[Database]:
+        with Database.create_or_open(database, opened.archive_id) as tables:
+            yield tables
+
+    with one_blas_thread(), opened.writing("compute") as store:
+        anatomies = _anatomies(opened.runs(), options)
+        _check_scopes(options.scopes, anatomies)
+        with open_database() as tables:
+            requests = record_requests(tables, options.windows, options.scopes, options.runs_info)
+            _forget_other_runs(tables, opened.run_names)
+            for parts in anatomies:  # a plan that does not fit is refused before anything is read
+                _plan_run(parts, store, tables, options)
+        job = _Job(store, open_database, options, requests, progress)
+        return [job.run_guarded(parts) for parts in anatomies]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What computing one run would read and hold."""
+
+    run: str
+    gram: SweepPlan
+    spectra: SpectraPlan | None
+
+    def summary(self) -> dict[str, str | int]:
+        """Numbers for people, by name."""
+        memory = max(self.gram.projected_mem, self.spectra.projected_mem if self.spectra else 0)
+        return {
+            "run": self.run,
+            "gram_reads": format_size(self.gram.read_bytes),
+            "gram_tasks": len(self.gram.tasks),
+            "decodes_per_chunk": self.gram.decodes_per_chunk,
+            "spectra_reads": format_size(self.spectra.read_bytes if self.spectra else 0),
+            "spectra_tasks": len(self.spectra.tasks) if self.spectra else 0,
+            "projected_memory": format_size(memory),
+        }
+
+
+def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list[RunPlan]:
+    """Plans of what is missing: nothing is read but metadata and the database."""
+    opened = Archive(archive)
+
+    anatomies = _anatomies(opened.runs(), options)
+    if not database.exists():
+        return [_plan_run(parts, opened.store, None, options) for parts in anatomies]
+    with Database.read(database, opened.archive_id) as tables:
+        return [_plan_run(parts, opened.store, tables, options) for parts in anatomies]
+
+
+def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, options: ComputeOptions) -> RunPlan:
+    workers = options.executor.workers
+    stored = StoredGrams(parts, store, gram_key(parts, options.gram))
+    gram = plan_gram_sweep(parts, stored.missing_tensors(), options.max_mem, workers)
+    if not options.spectra:
+        return RunPlan(parts.run.name, gram, None)
+    missing = missing_spectra(parts, database, options.every, options.exact)
+    return RunPlan(parts.run.name, gram, plan_spectra_sweep(parts, missing, options.max_mem, workers))
+
+
+def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> list[Anatomy]:
+    return [anatomy(run, options.heads, options.kv_heads) for run in runs if run.commits]
+
+
+def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
+    for scope in scopes:
+        if not any(resolve_scopes(scope, one.leaves) for one in anatomies):
+            raise UnknownNameError(f"scope {scope!r} matches no tensor of any run; `sedarchive status` shows the runs")
+
+
+def _forget_other_runs(database: Database, names: Sequence[str]) -> None:
+    """Remove the rows of runs that the archive no longer has."""
+    for (run,) in database.rows("SELECT DISTINCT run FROM runs").rows:
+        if run not in names:
+            for table in (*CATALOG, *TABLES, "matrix_spectra", "matrix_stats", "computations"):
+                database.replace(table, {"run": run}, {})
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all runs of one ``compute`` share."""
+
+    store: CheckedStore
+    open_database: OpenDatabase
+    options: ComputeOptions
+    requests: Requests
+    progress: Progress
+
+    def run_guarded(self, parts: Anatomy) -> RunComputed:
+        """One run that cannot be computed never stops the others."""
+        report = RunComputed(parts.run.name, len(parts.run.commits))
+        try:
+            self._run(parts, report)
+        except MemoryBudgetError:
+            raise
+        except SedarchiveError as error:
+            report.error = str(error)
+        return report
+
+    def _run(self, parts: Anatomy, report: RunComputed) -> None:
+        executor = self.options.executor
+        report.gram = sweep_gram(parts, self.store, self.options.gram, executor, self.progress)
+        stored = StoredGrams(parts, self.store, gram_key(parts, self.options.gram))
+        readable = [leaf for leaf in parts.leaves if stored.is_done(leaf)]
+        scopes = {scope.name: scope for name in self.requests.scopes for scope in resolve_scopes(name, readable)}
+        report.findings += [Finding("unreadable", "error", why, tensor=name) for name, why in report.gram.failed.items()]
+        report.findings += sweep_findings(parts, stored, readable)
+        report.too_long = self._too_long(parts, report)
+        with self.open_database() as database:
+            write_catalog(database, parts, self.requests.runs_info.get(parts.run.name, {}), report.findings)
+        report.window_sets = refresh_windows(
+            parts, stored, list(scopes.values()), self.requests.windows, self.open_database, executor, self.progress
+        )
+        if self.options.spectra:
+            options = SpectraOptions(self.options.max_mem, self.options.exact)
+            report.spectra = refresh_spectra(
+                parts, self.open_database, self.options.every, options, executor, self.progress
+            )
+
+    def _too_long(self, parts: Anatomy, report: RunComputed) -> tuple[int, ...]:
+        n_checkpoints = len(parts.run.commits)
+        too_long = tuple(size for size in self.options.windows if size >= n_checkpoints)
+        if too_long:
+            sizes = ", ".join(map(str, too_long))
+            detail = f"{n_checkpoints} checkpoints hold no window of {sizes} updates: W updates need W + 1 checkpoints"
+            report.findings.append(Finding("too_few_checkpoints", "warning", detail))
+        return too_long

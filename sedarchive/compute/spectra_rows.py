@@ -1,0 +1,165 @@
+"""Spectra into their tables: only what is missing is computed, and each portion is stored at once.
+
+A spectrum is known by a digest of all that it depends on, so a longer history
+costs its new steps, and an interrupted sweep goes on where it stopped.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.requests import OpenDatabase
+from sedarchive.executor import Executor, Progress
+from sedarchive.leaves import Leaf
+from sedarchive.spectra import matrix_stats
+from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.spectra_sweep import ALGORITHM, SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
+from sedarchive.tables import Database
+from sedarchive.tails import alpha_top_half, alpha_weighted
+
+MatrixAt = tuple[str, int]
+"""(matrix, step)."""
+
+
+@dataclass
+class SpectraOutcome:
+    """What the spectra of one run took."""
+
+    computed: int = 0
+    reused: int = 0
+
+
+def missing_spectra(
+    anatomy: Anatomy, database: Database | None, every: int, exact: bool
+) -> dict[str, list[int]]:
+    """Tensor -> checkpoints at which a spectrum is missing or stale."""
+    digests = _wanted_digests(anatomy, every, exact)
+    known = _known(database, anatomy.run.name, digests) if database else set()
+    return _by_tensor(anatomy, digests.keys() - known)
+
+
+def _by_tensor(anatomy: Anatomy, missing: Iterable[MatrixAt]) -> dict[str, list[int]]:
+    position_of = {step: position for position, step in enumerate(anatomy.run.steps)}
+    tensor_of = {leaf.name: leaf.tensor for leaf in matrix_leaves(anatomy)}
+    todo: dict[str, set[int]] = {}
+    for matrix, step in sorted(missing):
+        todo.setdefault(tensor_of[matrix], set()).add(position_of[step])
+    return {tensor: sorted(positions) for tensor, positions in todo.items()}
+
+
+def refresh_spectra(
+    anatomy: Anatomy,
+    open_database: OpenDatabase,
+    every: int,
+    options: SpectraOptions,
+    executor: Executor,
+    progress: Progress,
+) -> SpectraOutcome:
+    """Bring a run's spectra up to date, at every ``every``-th checkpoint and the last."""
+    digests = _wanted_digests(anatomy, every, options.exact)
+    with open_database() as database:
+        known = _known(database, anatomy.run.name, digests)
+        with database.transaction():
+            for table in ("matrix_spectra", "matrix_stats"):
+                database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
+    missing = digests.keys() - known
+    for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
+        new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
+        with open_database() as database:
+                _store(database, anatomy, new, digests)
+    return SpectraOutcome(len(missing), len(known))
+
+
+def _wanted_digests(anatomy: Anatomy, every: int, exact: bool) -> dict[MatrixAt, str]:
+    """(matrix, step) -> digest of what its spectrum depends on."""
+    steps, last = anatomy.run.steps, len(anatomy.run.steps) - 1
+    wanted = {}
+    for leaf in matrix_leaves(anatomy):
+        part = [leaf.part.axis, leaf.part.period, leaf.part.start, leaf.part.stop] if leaf.part else None
+        tensor = anatomy.tensors[leaf.tensor]
+        for position, digest in zip(tensor.positions, anatomy.run.digests(leaf.tensor), strict=True):
+            if position % every == 0 or position == last:
+                wanted[leaf.name, steps[position]] = canonical_digest([ALGORITHM, exact, part, digest])[:16]
+    return wanted
+
+
+def _known(database: Database, run: str, digests: Mapping[MatrixAt, str]) -> set[MatrixAt]:
+    """Spectra that stand in the database as they are wanted."""
+    sql = "SELECT matrix, step, digest FROM matrix_spectra WHERE run = ? AND status <> 'unreadable'"
+    rows = database.rows(sql, [run]).rows
+    return {(matrix, step) for matrix, step, digest in rows if digests.get((matrix, step)) == digest}
+
+
+def _store(
+    database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: dict[MatrixAt, str]
+) -> None:
+    """Insert a portion; nothing stands in its place, so the deletion matches no row."""
+    if not portion:
+        return
+    steps = anatomy.run.steps
+    rows = [(found.leaf, steps[found.position], found) for found in portion]
+    shared = {
+        "run": anatomy.run.name,
+        "step": [step for _, step, _ in rows],
+        "matrix": [leaf.name for leaf, _, _ in rows],
+    }
+    spectra = {
+        **shared,
+        "digest": [digests[leaf.name, step] for leaf, step, _ in rows],
+        **_spectrum_columns([found for _, _, found in rows]),
+    }
+    stats = {**shared, **_leaf_columns([leaf for leaf, _, _ in rows]), **_stats_columns([f for _, _, f in rows])}
+    with database.transaction():
+        database.insert("matrix_spectra", spectra)
+        database.insert("matrix_stats", stats)
+
+
+def _spectrum_columns(found: Sequence[SpectrumAt]) -> dict[str, Any]:
+    spectra = [one.spectrum for one in found]
+    sigma = np.empty(len(found), dtype=object)
+    for at, spectrum in enumerate(spectra):
+        sigma[at] = spectrum.sigma if spectrum is not None and len(spectrum.sigma) else None
+    return {
+        "sigma": sigma,
+        "resolution": [None if spectrum is None else spectrum.resolution for spectrum in spectra],
+        "n_resolved": [None if spectrum is None else spectrum.n_resolved for spectrum in spectra],
+        "method": [None if spectrum is None else spectrum.method for spectrum in spectra],
+        "status": ["unreadable" if spectrum is None else spectrum.status for spectrum in spectra],
+    }
+
+
+def _leaf_columns(leaves: Sequence[Leaf]) -> dict[str, Any]:
+    shapes = [leaf.shape or (None, None) for leaf in leaves]
+    return {
+        "layer": [leaf.layer for leaf in leaves],
+        "role": [leaf.role for leaf in leaves],
+        "n_rows": [shape[0] for shape in shapes],
+        "n_cols": [shape[1] for shape in shapes],
+    }
+
+
+_STATS = (
+    *("frobenius_norm", "spectral_norm", "stable_rank", "entropy", "effective_rank", "sigma_ratio"),
+    *("alpha", "alpha_status", "alpha_top_half", "alpha_top_half_status", "status"),
+)
+
+
+def _stats_columns(found: Sequence[SpectrumAt]) -> dict[str, Any]:
+    rows = [_stats_row(one) for one in found]
+    return {name: [row[name] for row in rows] for name in _STATS}
+
+
+def _stats_row(found: SpectrumAt) -> dict[str, Any]:
+    if found.spectrum is None:
+        return dict.fromkeys(_STATS) | {"status": "unreadable"}
+    weighted, top_half = alpha_weighted(found.spectrum), alpha_top_half(found.spectrum)
+    return {
+        **asdict(matrix_stats(found.spectrum)),
+        "alpha": weighted.alpha,
+        "alpha_status": weighted.status,
+        "alpha_top_half": top_half.alpha,
+        "alpha_top_half_status": top_half.status,
+    }

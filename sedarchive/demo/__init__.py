@@ -1,0 +1,1 @@
+"""The demonstration: what ``sedarchive demo`` trains, archives and analyses."""

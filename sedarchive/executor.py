@@ -1,0 +1,57 @@
+"""Runs the blocks of a sweep: one function over many tasks, results in task order.
+
+The serial executor is the reference; Dask's threaded scheduler maps the same
+function over bounded batches. Results never depend on which one ran.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
+
+_BATCHES_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How tasks are run."""
+
+    workers: int = 1
+    scheduler: Literal["threads", "serial"] = "threads"
+
+    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """Results of ``function`` for each task, in order; at most a batch of them is held.
+
+        Call it inside :func:`one_blas_thread`.
+        """
+        if self.scheduler == "serial" or self.workers == 1:
+            yield from map(function, tasks)
+            return
+        import dask
+
+        for batch in _batched(tasks, _BATCHES_PER_WORKER * self.workers):
+            delayed = [dask.delayed(function, pure=False)(task) for task in batch]
+            yield from dask.compute(*delayed, scheduler="threads", num_workers=self.workers)
+
+
+def _batched(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
+    for start in range(0, len(tasks), size):
+        yield tasks[start : start + size]
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS and OpenMP at one thread, as each worker is one; for the main thread only."""
+    with threadpool_limits(1):
+        yield
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,394 @@
+"""Checkpoints on disk to an archive: batch by batch, tensor by tensor, every byte digested.
+
+A batch is the checkpoints that share a chunk. Each tensor of a batch is one
+task that reads its rows slab by slab from every checkpoint, hashes them in
+order, and writes each chunk once. A checkpoint that cannot be read becomes a
+finding; the rest is ingested.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sedarchive.archive import Archive, RunWriter
+from sedarchive.archive.run import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
+from sedarchive.archive.store import CheckedStore
+from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, SedarchiveError
+from sedarchive.executor import Executor, Progress, no_progress
+from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.logs import read_metrics
+from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
+from sedarchive.readers.discover import find_runs
+from sedarchive.sizes import MIB, format_size
+
+_BATCH = 8
+"""Checkpoints a batch by default: the steps of most chunks."""
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    """How to ingest."""
+
+    run: str | None = None
+    """Name for the run, where one run is found."""
+    steps_per_chunk: int | None = None
+    codec: str = "none"
+    workers: int = 1
+    max_mem: int = 512 * MIB
+    verify_sources: bool = False
+    """Read every archived checkpoint's source again and compare its digest."""
+    step_pattern: str | None = None
+
+
+@dataclass
+class RunReport:
+    """What ingest did for one run."""
+
+    run: str
+    found: int = 0
+    """Checkpoints found on disk."""
+    already: int = 0
+    """Of these, archived before."""
+    added: int = 0
+    n_bytes: int = 0
+    """Bytes of weights added."""
+    metrics: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    error: str | None = None
+    """Why the run was refused, if it was."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        done = "refused" if self.error else f"{self.added} checkpoints added ({format_size(self.n_bytes)})"
+        return f"{self.run}: {done}, {self.already} already archived, {self.metrics} logged values"
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What ingest would do for one run."""
+
+    run: str
+    folder: str
+    checkpoints: int
+    first_step: int
+    last_step: int
+    checkpoint_bytes: int
+    """Bytes of the weights of the last checkpoint."""
+    tensors: int
+    """Tensors of the last checkpoint."""
+    logs: list[str]
+    findings: list[Finding]
+
+    def describe(self) -> str:
+        """Lines for people."""
+        total = format_size(self.checkpoint_bytes * self.checkpoints)
+        lines = [
+            f"{self.run}: {self.checkpoints} checkpoints, steps {self.first_step} to {self.last_step}, from {self.folder}",
+            f"  {self.tensors} tensors, {format_size(self.checkpoint_bytes)} a checkpoint, about {total} in all",
+            f"  logs: {', '.join(self.logs) or 'none'}",
+        ]
+        return "\n".join(lines + [f"  {found.severity}: {found.detail}" for found in self.findings])
+
+
+def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPlan]:
+    """What :func:`ingest` would add: one checkpoint's header a run is read, and nothing is written.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If a path holds none.
+    """
+    return [_plan_run(source) for source in _find_sources(paths, options)]
+
+
+def _plan_run(source: RunSource) -> IngestPlan:
+    findings, specs = list(source.findings), {}
+    last = source.checkpoints[-1]
+    try:
+        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
+            specs = {name: spec for name, spec in reader.specs.items() if name not in reader.ties}
+    except HistoryError as error:
+        findings.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
+    return IngestPlan(
+        source.name,
+        str(source.folder),
+        len(source.checkpoints),
+        source.checkpoints[0].step,
+        last.step,
+        sum(spec.nbytes for spec in specs.values()),
+        len(specs),
+        [os.path.relpath(log, source.folder) for log in source.logs],
+        findings,
+    )
+
+
+def ingest(paths: Sequence[Path], archive: Path, options: IngestOptions, progress: Progress = no_progress) -> list[RunReport]:
+    """Add the checkpoint histories found under ``paths`` to an archive.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If a path holds none.
+    ArchiveLockedError
+        If another process is writing the archive.
+    """
+    sources = _find_sources(paths, options)
+    with Archive.create_or_open(archive).writing("ingest") as store:
+        return [_ingest_guarded(source, store, archive, options, progress) for source in sources]
+
+
+def _find_sources(paths: Sequence[Path], options: IngestOptions) -> list[RunSource]:
+    sources = [run for path in paths for run in find_runs(path, run=options.run, step_pattern=options.step_pattern)]
+    _refuse_same_names(sources)
+    return sources
+
+
+def _refuse_same_names(sources: Sequence[RunSource]) -> None:
+    folders: dict[str, Path] = {}
+    for source in sources:
+        other = folders.setdefault(source.name, source.folder)
+        if other != source.folder:
+            raise HistoryError(
+                f"{other} and {source.folder} would both be run {source.name!r}; "
+                "ingest one of them on its own with --run NAME"
+            )
+
+
+def _ingest_guarded(
+    source: RunSource, store: CheckedStore, archive: Path, options: IngestOptions, progress: Progress
+) -> RunReport:
+    """One refused run never stops the others."""
+    report = RunReport(source.name, found=len(source.checkpoints), findings=list(source.findings))
+    try:
+        RunIngest(source, RunWriter(store, archive, source.name, str(source.folder)), options, report).run(progress)
+    except (HistoryError, ArchiveError) as error:
+        report.error = str(error)
+    return report
+
+
+class RunIngest:
+    """Ingest of one run into its writer."""
+
+    def __init__(self, source: RunSource, writer: RunWriter, options: IngestOptions, report: RunReport) -> None:
+        self._source, self._writer, self._options, self.report = source, writer, options, report
+        self._executor = Executor(options.workers)
+
+    def run(self, progress: Progress) -> None:
+        """Check what is archived, add what is new, keep logs and findings."""
+        new = self._new_checkpoints()
+        total = len(new)
+        slot = len(self._writer.commits)
+        queue = list(new)
+        while queue:
+            with ExitStack() as stack:
+                spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sedarchive-")))
+                opened, queue = self._open_batch(queue, self._batch_size(slot), spool, stack)
+                if opened:
+                    slot = self._ingest_batch(opened, slot)
+            progress(f"ingest {self._source.name}", total - len(queue), total)
+        metrics, findings = read_metrics(self._source.logs, self._source.folder)
+        self.report.metrics = len(metrics)
+        self.report.findings += findings
+        if metrics:
+            self._writer.write_metrics(metrics)
+        self._writer.describe(self._source.config, self.report.findings)
+
+    def _batch_size(self, slot: int) -> int:
+        """Checkpoints up to the next border of a chunk."""
+        size = max(self._options.steps_per_chunk or _BATCH, 1)
+        return size - slot % size
+
+    # What is archived already
+
+    def _new_checkpoints(self) -> list[CheckpointSource]:
+        """Checkpoints of which the archive has no commit; the others are checked."""
+        committed = {commit.step: commit for commit in self._writer.commits}
+        common = [source for source in self._source.checkpoints if source.step in committed]
+        self.report.already = len(common)
+        moved = str(self._source.folder) != self._writer.source
+        if committed and not common and moved:
+            raise ChangedSourceError(
+                f"run {self._source.name}: the archive has a run of this name from {self._writer.source}, and no step "
+                f"is common with {self._source.folder}; give this one its own name with --run NAME"
+            )
+        for source in common:
+            self._check_unchanged(source, committed[source.step])
+        return [source for source in self._source.checkpoints if source.step not in committed]
+
+    def _check_unchanged(self, source: CheckpointSource, commit: Commit) -> None:
+        if not self._options.verify_sources and fingerprint(source.path) == commit.source["fingerprint"]:
+            return
+        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(source, Path(spool)) as reader:
+            same = _digest_of(reader) == commit.digest
+        if not same:
+            raise ChangedSourceError(
+                f"{source.path}: step {source.step} of run {self._source.name} was archived with other content (from "
+                f"{commit.source['path']}); nothing was changed. If it is another run, ingest it with --run NAME; if "
+                "the file is damaged, `sedarchive restore` gives the archived one back"
+            )
+
+    # New checkpoints
+
+    def _open_batch(
+        self, queue: Sequence[CheckpointSource], size: int, spool: Path, stack: ExitStack
+    ) -> tuple[list["OpenedCheckpoint"], list[CheckpointSource]]:
+        """Open up to ``size`` checkpoints; the ones that cannot be read become findings."""
+        opened: list[OpenedCheckpoint] = []
+        for index, source in enumerate(queue):
+            if len(opened) == size:
+                return opened, list(queue[index:])
+            try:
+                mark = fingerprint(source.path)
+                reader = stack.enter_context(open_checkpoint(source, spool))
+            except HistoryError as error:
+                self._report_unreadable(source, error)
+                continue
+            self.report.findings += [replace(found, step=source.step) for found in reader.findings]
+            opened.append(OpenedCheckpoint(source, reader, mark))
+        return opened, []
+
+    def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:
+        self.report.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=source.step))
+
+    def _ingest_batch(self, opened: list["OpenedCheckpoint"], slot: int) -> int:
+        """Write and commit a batch; a checkpoint that fails while it is read is left out and the batch redone."""
+        while opened:
+            try:
+                commits = self._write_batch(opened, slot)
+            except CheckpointReadError as error:
+                self._report_unreadable(opened[error.index].source, error.cause)
+                del opened[error.index]
+                continue
+            self._writer.commit(commits)
+            self.report.added += len(commits)
+            self.report.n_bytes += sum(checkpoint.n_bytes for checkpoint in opened)
+            return slot + len(commits)
+        return slot
+
+    def _write_batch(self, opened: Sequence["OpenedCheckpoint"], slot: int) -> list[Commit]:
+        specs = dict.fromkeys(spec for checkpoint in opened for spec in checkpoint.stored_specs())
+        arrays = self._writer.make_arrays(
+            specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec
+        )
+        tasks = [task for spec in specs for task in _tensor_tasks(arrays[spec], opened, slot)]
+        tasks.sort(key=lambda task: -task.info.spec.nbytes)
+        digests: dict[tuple[int, str], str] = {}
+        # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
+        for part in self._executor.map(self._write_tensor, tasks):
+            digests.update(part)
+        return [
+            _commit(checkpoint, slot + index, index, arrays, digests, self._source.folder)
+            for index, checkpoint in enumerate(opened)
+        ]
+
+    def _write_tensor(self, task: "TensorTask") -> dict[tuple[int, str], str]:
+        """Copy one tensor of a batch into its array; digests by (index in the batch, tensor)."""
+        spec = task.info.spec
+        hashes = [tensor_hash(spec) for _ in task.members]
+        block = np.empty((len(task.members), task.info.grid.slab_rows, spec.columns), dtype=DTYPES[spec.dtype].storage)
+        for start, stop in task.info.grid.slabs():
+            for at, (index, reader) in enumerate(task.members):
+                rows = _read_rows(reader, spec.name, start, stop, index)
+                hashes[at].update(rows.data)
+                block[at, : stop - start] = rows
+            for first, last, slot in task.runs():
+                self._writer.write(task.info, (slot, slot + last - first), (start, stop), block[first:last, : stop - start])
+        return {(index, spec.name): hashes[at].hexdigest() for at, (index, _) in enumerate(task.members)}
+
+
+class CheckpointReadError(Exception):
+    """A checkpoint of the batch failed while its weights were read."""
+
+    def __init__(self, index: int, cause: SedarchiveError) -> None:
+        super().__init__(str(cause))
+        self.index, self.cause = index, cause
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """One checkpoint of a batch, open for reading."""
+
+    source: CheckpointSource
+    reader: CheckpointReader
+    fingerprint: Mapping[str, Any]
+
+    def stored_specs(self) -> Iterator[TensorSpec]:
+        """Tensors whose bytes are stored: those that share another's storage are not."""
+        return (spec for name, spec in self.reader.specs.items() if name not in self.reader.ties)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(spec.nbytes for spec in self.stored_specs())
+
+
+@dataclass(frozen=True)
+class TensorTask:
+    """One tensor, with one dtype and shape, in the checkpoints of a batch that have it."""
+
+    info: ArrayInfo
+    members: tuple[tuple[int, CheckpointReader], ...]
+    """(index in the batch, reader)."""
+    slot: int
+    """Slot of the batch's first checkpoint."""
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Members in consecutive slots: (first member, last member + 1, slot of the first)."""
+        first = 0
+        for at in range(1, len(self.members) + 1):
+            if at == len(self.members) or self.members[at][0] != self.members[at - 1][0] + 1:
+                yield first, at, self.slot + self.members[first][0]
+                first = at
+
+
+def _tensor_tasks(info: ArrayInfo, opened: Sequence[OpenedCheckpoint], slot: int) -> Iterator[TensorTask]:
+    members = tuple(
+        (index, checkpoint.reader)
+        for index, checkpoint in enumerate(opened)
+        if checkpoint.reader.specs.get(info.spec.name) == info.spec and info.spec.name not in checkpoint.reader.ties
+    )
+    if members:
+        yield TensorTask(info, members, slot)
+
+
+def _read_rows(reader: CheckpointReader, tensor: str, start: int, stop: int, index: int) -> "np.ndarray[Any, Any]":
+    try:
+        return reader.read_rows(tensor, start, stop)
+    except HistoryError as error:
+        raise CheckpointReadError(index, error) from error
+
+
+def _digest_of(reader: CheckpointReader) -> str:
+    """Digest of a checkpoint on disk, read slab by slab."""
+    tensors = {}
+    for name, spec in reader.specs.items():
+        digest = tensor_hash(spec)
+        rows = max(1, (8 * MIB) // max(1, spec.row_bytes))
+        for start in range(0, spec.rows, rows):
+            digest.update(reader.read_rows(name, start, min(start + rows, spec.rows)).data)
+        tensors[name] = StoredTensor("", digest.hexdigest())
+    return checkpoint_digest(tensors)
+
+
+def _commit(
+    checkpoint: OpenedCheckpoint,
+    slot: int,
+    index: int,
+    arrays: Mapping[TensorSpec, ArrayInfo],
+    digests: Mapping[tuple[int, str], str],
+    folder: Path,
+) -> Commit:
+    specs, ties = checkpoint.reader.specs, checkpoint.reader.ties
+    tensors = {}
+    for name in specs:
+        owner = ties.get(name)
+        stored = owner or name
+        tensors[name] = StoredTensor(arrays[specs[stored]].path, digests[index, stored], owner)
+    source = checkpoint.source
+    place = {"path": os.path.relpath(source.path, folder), "fingerprint": dict(checkpoint.fingerprint)}
+    return Commit(slot, source.step, source.label, checkpoint_digest(tensors), place, tensors)

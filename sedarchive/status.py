@@ -1,0 +1,81 @@
+"""Status: what an archive holds, and how far its tables are."""
+
+from pathlib import Path
+from typing import Any
+
+from sedarchive.archive import Archive, RunArchive
+from sedarchive.archive.lock import was_interrupted
+from sedarchive.errors import DatabaseError
+from sedarchive.result import Result
+from sedarchive.sizes import format_size
+from sedarchive.tables import Database
+
+
+def archive_status(archive: Path, database: Path) -> dict[str, Any]:
+    """Runs of an archive with their sizes, and for each the rows that its tables hold.
+
+    Returns
+    -------
+    dict
+        ``archive``, ``archive_id``, ``interrupted``, ``database`` (None, or why it cannot be read, if it cannot) and
+        ``runs``, a list of dicts.
+    """
+    opened = Archive(archive)
+    rows, problem = _table_rows(database, opened.archive_id)
+    return {
+        "archive": str(archive),
+        "archive_id": opened.archive_id,
+        "interrupted": was_interrupted(archive),
+        "database": str(database) if problem is None else None,
+        "database_problem": problem,
+        "runs": [{**run_status(run), **rows.get(run.name, {"windows": 0, "spectra": 0})} for run in opened.runs()],
+    }
+
+
+def status_table(status: dict[str, Any]) -> Result:
+    """Return the runs of a status as rows for people."""
+    columns = ["run", "checkpoints", "first_step", "last_step", "tensors", "size", "metrics", "windows", "spectra"]
+    rows = [
+        tuple(
+            {**run, "size": format_size(run["bytes"]), "metrics": ", ".join(run["metrics"])}[name] for name in columns
+        )
+        for run in status["runs"]
+    ]
+    return Result(columns, ["VARCHAR"] * len(columns), rows)
+
+
+def run_status(run: RunArchive) -> dict[str, Any]:
+    """Counts of one run."""
+    steps = run.steps
+    nbytes = sum(
+        run.arrays[stored.array].spec.nbytes
+        for commit in run.commits
+        for stored in commit.tensors.values()
+        if stored.shared_with is None
+    )
+    return {
+        "run": run.name,
+        "checkpoints": len(steps),
+        "first_step": steps[0] if steps else None,
+        "last_step": steps[-1] if steps else None,
+        "tensors": len(run.tensors),
+        "bytes": nbytes,
+        "metrics": sorted(run.record["metrics"]),
+        "findings": len(run.findings),
+        "source": run.record["source"],
+    }
+
+
+def _table_rows(database: Path, archive_id: str) -> tuple[dict[str, dict[str, int]], str | None]:
+    """Rows of windows and spectra for each run."""
+    if not database.exists():
+        return {}, f"{database} does not exist yet; `sedarchive compute` makes it"
+    sql = "SELECT run, count(*) FROM {} GROUP BY run"
+    try:
+        with Database.read(database, archive_id) as tables:
+            windows = dict(tables.rows(sql.format("windows")).rows)
+            spectra = dict(tables.rows(sql.format("matrix_spectra")).rows)
+    except DatabaseError as error:
+        return {}, str(error)
+    runs = windows.keys() | spectra.keys()
+    return {run: {"windows": windows.get(run, 0), "spectra": spectra.get(run, 0)} for run in runs}, None

@@ -1,0 +1,130 @@
+"""What a run is made of: its tensors with their roles, their ties, and the leaves they give."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from sedarchive.archive import RunArchive
+from sedarchive.archive.run import AnalysisTensor
+from sedarchive.history import TensorSpec
+from sedarchive.leaves import Leaf
+from sedarchive.plan import TensorLayout
+from sedarchive.roles import Architecture, Part, TensorRole, assign_roles
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Tensors, roles, ties and leaves of one run."""
+
+    run: RunArchive
+    architecture: Architecture
+    tensors: Mapping[str, AnalysisTensor]
+    roles: Mapping[str, TensorRole]
+    """Role of every analysed tensor."""
+    tied_to: Mapping[str, str]
+    """Tensor -> the one it is counted with."""
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters, ties once, of tensors present at the last checkpoint."""
+        last = len(self.run.commits) - 1
+        return sum(
+            leaf.n_elements for leaf in self.leaves if last in self.tensors[leaf.tensor].positions
+        )
+
+    def layout(self, tensor: str) -> TensorLayout:
+        """Return what planning needs of a tensor."""
+        analysed = self.tensors[tensor]
+        widest = max(analysed.arrays, key=lambda info: info.spec.row_bytes)
+        decoded = 8 if any(info.spec.dtype == "float64" for info in analysed.arrays) else 4
+        n_leaves = sum(leaf.tensor == tensor for leaf in self.leaves)
+        return TensorLayout(
+            tensor, widest.grid, widest.spec.row_bytes, widest.spec.columns, decoded, n_leaves
+        )
+
+    def skipped_reason(self, tensor: str) -> str | None:
+        """Why a tensor, or a part of its history, is left out of an analysis; None if it is not."""
+        role = self.roles[tensor]
+        missing = len(self.run.commits) - len(self.tensors[tensor].positions)
+        if tensor in self.tied_to:
+            return f"tied to {self.tied_to[tensor]}, counted once"
+        if role.kind in ("buffer", "integer"):
+            return role.reason or f"{role.kind}, no parameter"
+        if missing:
+            return f"absent at {missing} of {len(self.run.commits)} checkpoints: in its own scope only"
+        return role.reason
+
+
+def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = None) -> Anatomy:
+    """Work out roles, ties and leaves of a run from its names, shapes and config."""
+    tensors = run.tensors
+    architecture = _assign(run, [tensor for tensor in tensors.values() if tensor.name == tensor.tensor], heads, kv_heads)
+    roles = dict(architecture.roles)
+    for tensor in tensors.values():  # a tensor that changed its shape has a role for each shape
+        if tensor.name != tensor.tensor:
+            other = _assign(run, [tensor], heads, kv_heads).roles[tensor.tensor]
+            roles[tensor.name] = replace(other, tensor=tensor.name)
+    tied_to = _ties(run, architecture)
+    leaves = tuple(
+        leaf
+        for name, tensor in tensors.items()
+        if name not in tied_to and roles[name].kind not in ("buffer", "integer")
+        for leaf in _leaves(tensor, roles[name], len(run.commits))
+    )
+    return Anatomy(run, architecture, tensors, roles, tied_to, leaves)
+
+
+def _assign(
+    run: RunArchive, tensors: list[AnalysisTensor], heads: int | None, kv_heads: int | None
+) -> Architecture:
+    specs = {
+        tensor.tensor: TensorSpec(tensor.tensor, tensor.spec.dtype, tensor.spec.shape) for tensor in tensors
+    }
+    return assign_roles(specs, run.config, heads=heads, kv_heads=kv_heads)
+
+
+def _ties(run: RunArchive, architecture: Architecture) -> dict[str, str]:
+    """Ties that hold at every step: by storage, or by config and equal digests."""
+    shared: dict[str, set[str | None]] = {}
+    for commit in run.commits:
+        for name, stored in commit.tensors.items():
+            shared.setdefault(name, set()).add(stored.shared_with)
+    tied = {name: owner for name, owners in shared.items() for owner in owners if owner and len(owners) == 1}
+    if architecture.tied_by_config:
+        for name, owner in architecture.tie_candidates:
+            both = all(name in commit.tensors and owner in commit.tensors for commit in run.commits)
+            if name not in tied and both and run.digests(name) == run.digests(owner):
+                tied[name] = owner
+    return tied
+
+
+def _leaves(tensor: AnalysisTensor, role: TensorRole, n_checkpoints: int) -> list[Leaf]:
+    spec = tensor.spec
+    whole = Leaf(
+        name=spec.name,
+        tensor=spec.name,
+        part=None,
+        layer=role.layer,
+        role=role.role,
+        expert=role.expert,
+        n_elements=spec.n_elements,
+        shape=(spec.shape[0], spec.shape[1]) if len(spec.shape) == 2 else None,
+        contains=role.contains or (role.role,),
+        complete=len(tensor.positions) == n_checkpoints,
+    )
+    return [_part_leaf(whole, spec, part) for part in role.parts] or [whole]
+
+
+def _part_leaf(whole: Leaf, spec: TensorSpec, part: Part) -> Leaf:
+    shape = list(spec.shape)
+    shape[part.axis] = part.length(shape[part.axis])
+    return replace(
+        whole,
+        name=f"{whole.name}:{part.name}",
+        part=part,
+        role=part.role,
+        n_elements=prod(shape),
+        shape=(shape[0], shape[1]) if len(shape) == 2 else None,
+        contains=(part.role,),
+    )

@@ -1,0 +1,255 @@
+"""The Gram sweep: every tensor at all steps, a slab at a time, into one Gram matrix a leaf.
+
+Results lie in the archive under ``gram/<key>``, keyed by everything they depend
+on, one chunk a leaf: a leaf whose chunk exists is done, so an interrupted sweep
+goes on where it stopped.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from sedarchive.archive import RunArchive
+from sedarchive.archive.records import canonical_digest
+from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, read_region
+from sedarchive.archive.writer import write_manifest
+from sedarchive.errors import ArchiveError
+from sedarchive.executor import Executor, Progress, no_progress
+from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, merge, select_part
+from sedarchive.history import DTYPES
+from sedarchive.leaves import Leaf, Scope
+from sedarchive.plan import DEFAULT_BAND, FULL_GRAM_LIMIT, Block, SweepPlan, plan_gram
+from sedarchive.sweeps.anatomy import Anatomy
+
+ALGORITHM = "gram-1"
+_COUNTS = ("zeros", "rounding", "nonfinite", "largest")
+
+
+@dataclass(frozen=True)
+class GramOptions:
+    """Options that the result depends on, and those it does not."""
+
+    max_mem: int
+    band: int | None = None
+    """Distance of updates kept; None chooses: all up to 1,024 checkpoints, 64 beyond."""
+
+    def band_for(self, n_steps: int) -> int | None:
+        """Band used for a history of ``n_steps`` checkpoints; None for the full matrix."""
+        return DEFAULT_BAND if self.band is None and n_steps > FULL_GRAM_LIMIT else self.band
+
+
+@dataclass
+class GramOutcome:
+    """What the sweep of one run did."""
+
+    computed: int = 0
+    reused: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    """Tensor -> why it could not be read."""
+
+
+def gram_key(anatomy: Anatomy, options: GramOptions) -> str:
+    """Hash of everything that the Gram matrices of a run depend on."""
+    run = anatomy.run
+    leaves = [(leaf.name, leaf.tensor, _part_key(leaf)) for leaf in anatomy.leaves]
+    history = [(commit.step, commit.digest) for commit in run.commits]
+    return canonical_digest([ALGORITHM, history, leaves, options.band_for(len(history))])[:16]
+
+
+def _part_key(leaf: Leaf) -> list[int] | None:
+    part = leaf.part
+    return None if part is None else [part.axis, part.period, part.start, part.stop]
+
+
+def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], max_mem: int, workers: int) -> SweepPlan:
+    """Plan the sweep of some tensors of a run.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If a tensor does not fit; the message says what would.
+    """
+    return plan_gram([anatomy.layout(tensor) for tensor in tensors], len(anatomy.run.commits), max_mem, workers)
+
+
+def sweep_gram(
+    anatomy: Anatomy, store: CheckedStore, options: GramOptions, executor: Executor, progress: Progress = no_progress
+) -> GramOutcome:
+    """Bring the Gram matrices of a run up to date; the caller holds the writer's lock."""
+    stored = StoredGrams(anatomy, store, gram_key(anatomy, options))
+    todo = stored.missing_tensors() if stored.exists else _leaf_tensors(anatomy)
+    outcome = GramOutcome(reused=len(_leaf_tensors(anatomy)) - len(todo))
+    if not todo:
+        return outcome
+    plan = plan_gram_sweep(anatomy, todo, options.max_mem, executor.workers)
+    stored.create(options.band_for(len(anatomy.run.commits)))
+    function = partial(_gram_task, anatomy, options.band_for(len(anatomy.run.commits)))
+    pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
+    for done, results in enumerate(executor.map(function, plan.tasks), start=1):
+        for block, sums in results:
+            pending.add(block, sums)
+        progress(f"gram {anatomy.run.name}", done, len(plan.tasks))
+    stored.drop_others()
+    return outcome
+
+
+def _n_blocks(plan: SweepPlan, tensor: str) -> int:
+    return sum(block.tensor == tensor for task in plan.tasks for block in task)
+
+
+def _leaf_tensors(anatomy: Anatomy) -> list[str]:
+    return list(dict.fromkeys(leaf.tensor for leaf in anatomy.leaves))
+
+
+BlockSums = list[GramSums] | str
+"""Sums of each leaf of a tensor over one block, or why the block could not be read."""
+
+
+def _gram_task(anatomy: Anatomy, band: int | None, task: Sequence[Block]) -> list[tuple[Block, BlockSums]]:
+    """Gram sums of some blocks: what one worker does."""
+    return [(block, _gram_block(anatomy, band, block)) for block in task]
+
+
+def _gram_block(anatomy: Anatomy, band: int | None, block: Block) -> BlockSums:
+    leaves = [leaf for leaf in anatomy.leaves if leaf.tensor == block.tensor]
+    unit = _rounding_unit(anatomy.tensors[block.tensor].dtypes)
+    try:
+        theta = anatomy.run.read(block.tensor, (block.start, block.stop), range(len(anatomy.run.commits)))
+    except ArchiveError as error:
+        return str(error)
+    return [gram_sums(select_part(theta, block.start, leaf.part), unit, band) for leaf in leaves]
+
+
+def _rounding_unit(dtypes: Sequence[str]) -> RoundingUnit:
+    """Unit of the coarsest dtype that a tensor was stored in."""
+    coarsest = min((DTYPES[name] for name in dtypes), key=lambda dtype: dtype.fraction_bits)
+    return RoundingUnit(coarsest.fraction_bits, coarsest.min_exponent)
+
+
+class _Pending:
+    """Sums of the tensors under way: blocks arrive in order, a finished tensor is stored at once."""
+
+    def __init__(self, stored: "StoredGrams", outcome: GramOutcome, n_blocks: dict[str, int]) -> None:
+        self._stored, self._outcome, self._left = stored, outcome, n_blocks
+        self._sums: dict[str, list[GramSums]] = {}
+
+    def add(self, block: Block, sums: BlockSums) -> None:
+        tensor = block.tensor
+        self._left[tensor] -= 1
+        if isinstance(sums, str):
+            self._outcome.failed[tensor] = sums
+        elif tensor in self._sums:
+            for total, part in zip(self._sums[tensor], sums, strict=True):
+                total.add(part)
+        else:
+            self._sums[tensor] = sums
+        if self._left[tensor] == 0:
+            self._finish(tensor)
+
+    def _finish(self, tensor: str) -> None:
+        sums = self._sums.pop(tensor, None)
+        if sums is not None and tensor not in self._outcome.failed:
+            self._stored.write(tensor, sums)
+            self._outcome.computed += 1
+
+
+@dataclass(frozen=True)
+class UpdateCounts:
+    """Counts of a scope, each (T,): index t is the checkpoint, or the update that ends there."""
+
+    zeros: NDArray[np.float64]
+    rounding: NDArray[np.float64]
+    nonfinite: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+
+class StoredGrams:
+    """Gram matrices of one run as they lie in the archive."""
+
+    def __init__(self, anatomy: Anatomy, store: CheckedStore, key: str) -> None:
+        self.key = key
+        self._run: RunArchive = anatomy.run
+        self._leaves = anatomy.leaves
+        self._index = {leaf.name: at for at, leaf in enumerate(anatomy.leaves)}
+        self._store = store
+        self._folder = anatomy.run.folder / "gram" / key
+        self._group = f"{anatomy.run.group}/gram/{key}"
+
+    @property
+    def exists(self) -> bool:
+        return all((self._folder / part / "zarr.json").exists() for part in ("updates", "origin", "counts"))
+
+    def create(self, band: int | None) -> None:
+        """Make the arrays, unless they stand."""
+        if self.exists:
+            return
+        n_leaves, n_steps = len(self._leaves), len(self._run.commits)
+        width = n_steps if band is None else min(band, n_steps - 1) + 1
+        zarr.open_group(self._store, path=self._group, mode="a", zarr_format=3)
+        attributes = {"algorithm": ALGORITHM, "band": band, "leaves": [leaf.name for leaf in self._leaves]}
+        self._create("counts", (n_leaves, len(_COUNTS), n_steps), ["leaf", "count", "step"], {"counts": _COUNTS})
+        self._create("origin", (n_leaves, n_steps), ["leaf", "step"], {})
+        self._create("updates", (n_leaves, n_steps, width), ["leaf", "step", "other"], attributes)
+        write_manifest(self._run.folder)
+
+    def _create(self, part: str, shape: tuple[int, ...], names: list[str], attributes: dict[str, Any]) -> None:
+        spec = ArraySpec(shape, (1, *shape[1:]), "<f8", float("nan"), names, attributes)
+        if not (self._folder / part / "zarr.json").exists():
+            create_array(self._store, f"{self._group}/{part}", spec)
+
+    def write(self, tensor: str, sums: Sequence[GramSums]) -> None:
+        """Store the leaves of one tensor; the Gram matrix last, since its chunk says that the leaf is done."""
+        arrays = {part: open_array(self._store, f"{self._group}/{part}") for part in ("counts", "origin", "updates")}
+        names = [leaf.name for leaf in self._leaves if leaf.tensor == tensor]
+        for name, leaf_sums in zip(names, sums, strict=True):
+            at = self._index[name]
+            arrays["counts"][at] = np.stack([getattr(leaf_sums, count) for count in _COUNTS]).astype("<f8")
+            arrays["origin"][at] = leaf_sums.origin
+            products = leaf_sums.gram if leaf_sums.gram is not None else leaf_sums.band
+            arrays["updates"][at] = np.asarray(products)
+
+    def is_done(self, leaf: Leaf) -> bool:
+        """Whether the leaf's Gram matrix is stored."""
+        return (self._folder / "updates" / "c" / str(self._index[leaf.name]) / "0" / "0").exists()
+
+    def missing_tensors(self) -> list[str]:
+        return list(dict.fromkeys(leaf.tensor for leaf in self._leaves if not self.is_done(leaf)))
+
+    def drop_others(self) -> None:
+        """Remove Gram matrices made from an earlier state of the run, and seal."""
+        for other in self._folder.parent.iterdir():
+            if other.is_dir() and other.name != self.key:
+                shutil.rmtree(other)
+        write_manifest(self._run.folder)
+
+    def gram(self, scope: Scope) -> Gram:
+        """Sum of the Gram matrices of a scope's leaves."""
+        # the run's own store refuses to read a missing chunk as NaN; the writer's does not
+        updates, origin = (open_array(self._run.store, f"{self._group}/{part}") for part in ("updates", "origin"))
+        banded = updates.attrs["band"] is not None
+        total: Gram | None = None
+        for leaf in scope.leaves:
+            at = slice(self._index[leaf.name], self._index[leaf.name] + 1)
+            products = read_region(updates, (at,))[0]
+            first = read_region(origin, (at,))[0]
+            one = Gram(None, products, first) if banded else Gram(products, None, first)
+            total = one if total is None else merge([total, one])
+        if total is None:
+            raise ArchiveError(f"scope {scope.name} holds no leaf")
+        return total
+
+    def counts(self, scope: Scope) -> UpdateCounts:
+        """Counts summed over a scope's leaves (the largest magnitude: its maximum)."""
+        array = open_array(self._run.store, f"{self._group}/counts")
+        leaves = np.stack([read_region(array, (slice(at, at + 1),))[0] for at in map(self._at, scope.leaves)])
+        zeros, rounding, nonfinite = leaves[:, :3].sum(axis=0)
+        return UpdateCounts(zeros, rounding, nonfinite, leaves[:, 3].max(axis=0))
+
+    def _at(self, leaf: Leaf) -> int:
+        return self._index[leaf.name]

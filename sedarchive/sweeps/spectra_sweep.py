@@ -1,0 +1,105 @@
+"""The spectra sweep: singular values of every logical matrix at the steps asked for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from sedarchive.errors import ArchiveError
+from sedarchive.executor import Executor, Progress, no_progress
+from sedarchive.gram import select_part
+from sedarchive.leaves import Leaf
+from sedarchive.plan import MatrixLayout, SpectraPlan, StepBlock, plan_spectra
+from sedarchive.spectra import MatrixSpectrum, matrix_sigmas
+from sedarchive.sweeps.anatomy import Anatomy
+
+ALGORITHM = "spectra-1"
+_FLUSH_TASKS = 16
+
+
+@dataclass(frozen=True)
+class SpectrumAt:
+    """Spectrum of one logical matrix at one checkpoint."""
+
+    leaf: Leaf
+    position: int
+    """Index of the checkpoint, in step order."""
+    spectrum: MatrixSpectrum | None
+    """None if its bytes could not be read."""
+    problem: str | None = None
+    """Why not."""
+
+
+def matrix_leaves(anatomy: Anatomy) -> list[Leaf]:
+    """Leaves that are matrices."""
+    return [leaf for leaf in anatomy.leaves if leaf.shape is not None and min(leaf.shape) > 0]
+
+
+def plan_spectra_sweep(
+    anatomy: Anatomy, wanted: Mapping[str, Sequence[int]], max_mem: int, workers: int
+) -> SpectraPlan:
+    """Plan the spectra of some tensors at some checkpoints (tensor -> positions).
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one step of a matrix does not fit; the message says what would.
+    """
+    slot_of = [commit.slot for commit in anatomy.run.commits]
+    matrices = []
+    for tensor, positions in wanted.items():
+        shapes = tuple(leaf.shape for leaf in _leaves_of(anatomy, tensor) if leaf.shape is not None)
+        layout = MatrixLayout(anatomy.layout(tensor), shapes)
+        matrices.append((layout, [slot_of[position] for position in positions]))
+    return plan_spectra(matrices, max_mem, workers)
+
+
+def _leaves_of(anatomy: Anatomy, tensor: str) -> list[Leaf]:
+    return [leaf for leaf in matrix_leaves(anatomy) if leaf.tensor == tensor]
+
+
+@dataclass(frozen=True)
+class SpectraOptions:
+    """Options of the spectra sweep."""
+
+    max_mem: int
+    exact: bool = False
+    """LAPACK for every matrix, also where the Gram matrix would do."""
+
+
+def sweep_spectra(
+    anatomy: Anatomy,
+    wanted: Mapping[str, Sequence[int]],
+    options: SpectraOptions,
+    executor: Executor,
+    progress: Progress = no_progress,
+) -> Iterator[list[SpectrumAt]]:
+    """Spectra of some tensors at some checkpoints, in portions fit to be stored one by one."""
+    plan = plan_spectra_sweep(anatomy, wanted, options.max_mem, executor.workers)
+    results = executor.map(partial(_spectra_task, anatomy, options.exact), plan.tasks)
+    done = 0
+    while portion := list(islice(results, _FLUSH_TASKS)):
+        done += len(portion)
+        yield [found for task in portion for found in task]
+        progress(f"spectra {anatomy.run.name}", done, len(plan.tasks))
+
+
+def _spectra_task(anatomy: Anatomy, exact: bool, task: Sequence[StepBlock]) -> list[SpectrumAt]:
+    return [found for block in task for found in _spectra_block(anatomy, exact, block)]
+
+
+def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[SpectrumAt]:
+    leaves = _leaves_of(anatomy, block.tensor)
+    position_of = {commit.slot: position for position, commit in enumerate(anatomy.run.commits)}
+    positions = sorted(position_of[slot] for slot in block.slots)
+    rows = (0, anatomy.tensors[block.tensor].spec.rows)
+    try:
+        theta = anatomy.run.read(block.tensor, rows, positions)
+    except ArchiveError as error:
+        yield from (SpectrumAt(leaf, position, None, str(error)) for leaf in leaves for position in positions)
+        return
+    for at, position in enumerate(positions):
+        for leaf in leaves:
+            assert leaf.shape is not None
+            matrix = select_part(theta[at : at + 1], 0, leaf.part).reshape(leaf.shape)
+            yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=exact))
