@@ -7,6 +7,7 @@ function over bounded batches. Results never depend on which one ran.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -34,11 +35,11 @@ class Executor:
         if self.scheduler == "serial" or self.workers == 1:
             yield from map(function, tasks)
             return
-        import dask
+        from dask.threaded import get  # dask.compute() would import distributed, for two seconds
 
         for batch in _batched(tasks, _BATCHES_PER_WORKER * self.workers):
-            delayed = [dask.delayed(function, pure=False)(task) for task in batch]
-            yield from dask.compute(*delayed, scheduler="threads", num_workers=self.workers)
+            graph = {index: (partial(function, task),) for index, task in enumerate(batch)}
+            yield from get(graph, list(graph), num_workers=self.workers)
 
 
 def _batched(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:

@@ -37,7 +37,9 @@ def draw_edge(
     figure, axes = _panels(len(series))
     for axis, (run, rows) in zip(axes, series.items(), strict=True):
         _draw_ratio(axis, run, rows)
-        logged = database.rows("SELECT step, value FROM metrics WHERE run = ? AND name = ? ORDER BY step", [run, metric])
+        logged = database.rows(
+            "SELECT step, value FROM metrics WHERE run = ? AND name = ? ORDER BY step", [run, metric]
+        )
         _draw_metric(axis, metric, logged.rows)
     axes[-1].set_xlabel("optimizer step (windows: last update)")
     figure.suptitle(f"Edge ratio of windows of {window_size} updates, scope {scope}", fontsize=10)

@@ -28,7 +28,9 @@ from sedarchive.readers.discover import find_runs
 from sedarchive.sizes import MIB, format_size
 
 _BATCH = 8
-"""Checkpoints a batch by default: the steps of most chunks."""
+"""Checkpoints a batch at least: the steps of most chunks."""
+_BATCH_BYTES = 256 * MIB
+"""Small checkpoints come in larger batches, up to 64, so that their partly filled chunks are written less often."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def _plan_run(source: RunSource) -> IngestPlan:
     )
 
 
-def ingest(paths: Sequence[Path], archive: Path, options: IngestOptions, progress: Progress = no_progress) -> list[RunReport]:
+def ingest(
+    paths: Sequence[Path], archive: Path, options: IngestOptions, progress: Progress = no_progress
+) -> list[RunReport]:
     """Add the checkpoint histories found under ``paths`` to an archive.
 
     Raises
@@ -183,12 +187,12 @@ class RunIngest:
         """Check what is archived, add what is new, keep logs and findings."""
         new = self._new_checkpoints()
         total = len(new)
-        slot = len(self._writer.commits)
+        slot = self._writer.next_slot
         queue = list(new)
         while queue:
             with ExitStack() as stack:
                 spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sedarchive-")))
-                opened, queue = self._open_batch(queue, self._batch_size(slot), spool, stack)
+                opened, queue = self._open_batch(queue, slot, spool, stack)
                 if opened:
                     slot = self._ingest_batch(opened, slot)
             progress(f"ingest {self._source.name}", total - len(queue), total)
@@ -199,9 +203,12 @@ class RunIngest:
             self._writer.write_metrics(metrics)
         self._writer.describe(self._source.config, self.report.findings)
 
-    def _batch_size(self, slot: int) -> int:
-        """Checkpoints up to the next border of a chunk."""
-        size = max(self._options.steps_per_chunk or _BATCH, 1)
+    def _batch_size(self, slot: int, n_bytes: int) -> int:
+        """Checkpoints of ``n_bytes`` up to the next border of a chunk."""
+        if self._options.steps_per_chunk:
+            size = self._options.steps_per_chunk
+        else:
+            size = next((steps for steps in (64, 32, 16) if steps * n_bytes <= _BATCH_BYTES), _BATCH)
         return size - slot % size
 
     # What is archived already
@@ -236,12 +243,12 @@ class RunIngest:
     # New checkpoints
 
     def _open_batch(
-        self, queue: Sequence[CheckpointSource], size: int, spool: Path, stack: ExitStack
+        self, queue: Sequence[CheckpointSource], slot: int, spool: Path, stack: ExitStack
     ) -> tuple[list["OpenedCheckpoint"], list[CheckpointSource]]:
-        """Open up to ``size`` checkpoints; the ones that cannot be read become findings."""
+        """Open the next checkpoints, a batch of them; the ones that cannot be read become findings."""
         opened: list[OpenedCheckpoint] = []
         for index, source in enumerate(queue):
-            if len(opened) == size:
+            if opened and len(opened) == self._batch_size(slot, opened[0].n_bytes):
                 return opened, list(queue[index:])
             try:
                 mark = fingerprint(source.path)
@@ -264,6 +271,7 @@ class RunIngest:
             except CheckpointReadError as error:
                 self._report_unreadable(opened[error.index].source, error.cause)
                 del opened[error.index]
+                self._writer.clear_up()
                 continue
             self._writer.commit(commits)
             self.report.added += len(commits)
@@ -273,9 +281,7 @@ class RunIngest:
 
     def _write_batch(self, opened: Sequence["OpenedCheckpoint"], slot: int) -> list[Commit]:
         specs = dict.fromkeys(spec for checkpoint in opened for spec in checkpoint.stored_specs())
-        arrays = self._writer.make_arrays(
-            specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec
-        )
+        arrays = self._writer.make_arrays(specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec)
         tasks = [task for spec in specs for task in _tensor_tasks(arrays[spec], opened, slot)]
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], str] = {}
@@ -298,7 +304,9 @@ class RunIngest:
                 hashes[at].update(rows.data)
                 block[at, : stop - start] = rows
             for first, last, slot in task.runs():
-                self._writer.write(task.info, (slot, slot + last - first), (start, stop), block[first:last, : stop - start])
+                self._writer.write(
+                    task.info, (slot, slot + last - first), (start, stop), block[first:last, : stop - start]
+                )
         return {(index, spec.name): hashes[at].hexdigest() for at, (index, _) in enumerate(task.members)}
 
 

@@ -219,9 +219,7 @@ def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
     return n_steps * step_bytes + 2 * decoded + 2 * 8 * largest + 4 * 8 * small * small + reading
 
 
-def plan_spectra(
-    matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem: int, workers: int
-) -> SpectraPlan:
+def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem: int, workers: int) -> SpectraPlan:
     """Blocks of the spectra sweep: each matrix with the slots wanted, by chunk of steps.
 
     Raises

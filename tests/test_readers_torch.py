@@ -39,8 +39,8 @@ def saved(folder, value, zipped=True, name="a.pt"):
 
 
 def bytes_of(tensor):
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def random_tensor(dtype, shape):
@@ -230,15 +230,25 @@ def test_other_candidates_for_the_weights_are_a_warning(tmp_path):
         assert "ema" in finding.detail
 
 
+def test_a_tensor_beside_the_weights_is_a_warning_unless_it_is_a_number(tmp_path):
+    state = {"model": {"w": torch.ones(2)}, "mask": torch.ones(3), "best_val_loss": torch.tensor(1.0)}
+    with opened(saved(tmp_path, state)) as reader:
+        (finding,) = reader.findings
+        assert "mask" in finding.detail
+        assert "best_val_loss" not in finding.detail
+        assert reader.meta == {"best_val_loss": 1.0}
+
+
 def test_a_flat_checkpoint_leaves_training_state_out_but_keeps_such_names_in_the_model(tmp_path):
     state = {
         "w": torch.ones(2),
         "optim.proj.weight": torch.ones(3),
         "optimizer": {"m": torch.ones(4)},
         "rng_state": torch.ones(5),
+        "scaler": torch.ones(6),
     }
     with opened(saved(tmp_path, state)) as reader:
-        assert list(reader.specs) == ["w", "optim.proj.weight"]
+        assert list(reader.specs) == ["w", "optim.proj.weight", "scaler"]
 
 
 def test_entries_that_cannot_be_read_are_named(tmp_path):
@@ -344,7 +354,7 @@ def test_sharded_bin_files_are_one_checkpoint(tmp_path):
         assert list(reader.specs) == ["a", "b"]
         assert reader.read_rows("b", 0, 3).tolist() == [[0], [0], [0]]
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(UnreadableCheckpointError, match="00002-of-00002.bin that it names is missing"):
+    with pytest.raises(UnreadableCheckpointError, match=r"00002-of-00002\.bin that it names is missing"):
         opened(tmp_path)
 
 

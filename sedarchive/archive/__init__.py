@@ -6,7 +6,7 @@ only once its commit record does, and that every byte is under a digest.
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,19 @@ from typing import Any
 import zarr
 
 from sedarchive.archive.lock import writer_lock
+from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import RESERVED
 from sedarchive.archive.records import canonical_digest, read_sealed
 from sedarchive.archive.run import RUN_RECORD, RunArchive
 from sedarchive.archive.store import CheckedStore, open_store
 from sedarchive.archive.writer import RunWriter
-from sedarchive.errors import ArchiveNotFoundError, ArchiveVersionError, DamagedArchiveError, UnknownNameError
+from sedarchive.errors import (
+    ArchiveError,
+    ArchiveNotFoundError,
+    ArchiveVersionError,
+    DamagedArchiveError,
+    UnknownNameError,
+)
 
 FORMAT_VERSION = 1
 
@@ -54,8 +61,8 @@ class Archive:
     def create_or_open(cls, path: Path) -> "Archive":
         """Open the archive at ``path``, or make an empty one."""
         if not (path / "zarr.json").exists():
-            if path.exists() and any(path.iterdir()):
-                raise ArchiveNotFoundError(f"{path}: the folder holds something else; choose another --archive")
+            if path.exists() and (not path.is_dir() or any(inner.suffix != ".partial" for inner in path.iterdir())):
+                raise ArchiveNotFoundError(f"{path}: this is something else, not an archive; choose another --archive")
             path.mkdir(parents=True, exist_ok=True)
             content = {"format_version": FORMAT_VERSION, "archive_id": secrets.token_hex(8)}
             attributes = {"sedarchive": {**content, "digest": canonical_digest(content)}}
@@ -92,9 +99,18 @@ class Archive:
         ArchiveLockedError
             If another process is writing.
         """
-        with writer_lock(self.path, purpose):
+        with writer_lock(self.path, purpose) as interrupted:
             remove_partials(self.path)
+            if interrupted:
+                self._clear_up()
             yield open_store(self.path, write=True)
+
+    def _clear_up(self) -> None:
+        """Remove and seal what an interrupted writer left in any run; runs that are damaged stay as they are."""
+        for record in _run_records(self.path):
+            with suppress(ArchiveError):
+                RunWriter(open_store(self.path, write=True), self.path, read_sealed(record)["name"], "").clear_up()
+                write_manifest(record.parent)
 
 
 def _run_records(folder: Path) -> Iterator[Path]:

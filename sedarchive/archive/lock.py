@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sedarchive.errors import ArchiveLockedError
+from sedarchive.errors import ArchiveLockedError, SedarchiveError
 
 LOCK_NAME = "writer.lock"
 
 
 @contextmanager
-def writer_lock(archive: Path, purpose: str) -> Iterator[None]:
-    """Hold the writer's lock of the archive at ``archive``.
+def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
+    """Hold the writer's lock of the archive at ``archive``; yields whether the writer before was interrupted.
 
     Raises
     ------
@@ -43,13 +43,16 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[None]:
             "purpose": purpose,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        interrupted = os.fstat(file.fileno()).st_size > 0
         file.truncate(0)
         file.write(json.dumps(owner).encode())
         file.flush()
         try:
-            yield
-        finally:
+            yield interrupted
+        except SedarchiveError:  # a refusal leaves nothing half done; whatever else ends us here does, like a kill
             path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
 
 
 def was_interrupted(archive: Path) -> bool:

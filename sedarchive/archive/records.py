@@ -15,9 +15,14 @@ def canonical_digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+_SEAL = b', "record_digest": "%s"}\n'
+_SEAL_BYTES = len(_SEAL % (b"0" * 64))
+
+
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """JSON text of a record with its own digest, as it stands on disk."""
-    return (json.dumps({**content, "record_digest": canonical_digest(content)}, sort_keys=True) + "\n").encode()
+    """JSON text of a record with its own digest, as it stands on disk: the digest is that of the bytes before it."""
+    text = json.dumps(dict(content), sort_keys=True).encode()[:-1]
+    return text + _SEAL % hashlib.sha256(text).hexdigest().encode()
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
@@ -56,12 +61,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     try:
         data = path.read_bytes()
-        content = json.loads(data)
-        content.pop("record_digest")
     except FileNotFoundError as error:
         raise DamagedArchiveError(f"{path}: the record is missing; run `sedarchive verify`") from error
-    except (OSError, ValueError, AttributeError, KeyError, RecursionError) as error:
+    except OSError as error:
         raise DamagedArchiveError(f"{path}: the record cannot be read ({error}); run `sedarchive verify`") from error
-    if data != sealed(content):
+    text = data[:-_SEAL_BYTES]
+    if data[-_SEAL_BYTES:] != _SEAL % hashlib.sha256(text).hexdigest().encode():
         raise DamagedArchiveError(f"{path}: the record fails its digest; run `sedarchive verify`")
-    return dict(content)
+    return dict(json.loads(text + b"}"))

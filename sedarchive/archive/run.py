@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -53,8 +53,7 @@ class ArrayInfo:
         return cls(path, spec, ChunkGrid(content["steps_per_chunk"], content["slab_rows"], spec.rows))
 
 
-@dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """What a commit says of one tensor at one step."""
 
     array: str
@@ -275,7 +274,7 @@ class RunArchive:
         at = 0
         for group in _by_chunk(slots, info.grid.steps):
             span = (slice(group[0], group[-1] + 1), slice(*rows))
-            values = read_region(array, span[: array.ndim]).reshape(-1, *shape)
+            values = read_region(array, span[: array.ndim]).reshape(group[-1] + 1 - group[0], *shape)
             out[at : at + len(group)] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
             at += len(group)
         return out

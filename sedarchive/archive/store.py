@@ -25,12 +25,28 @@ CODECS = ("none", "lz4", "small")
 """``none`` stores bytes; ``lz4`` is Blosc lz4 with bitshuffle; ``small`` is zstd 5 with shuffle."""
 
 
+@dataclass(frozen=True)
+class ChunkReads:
+    """Chunks fetched from a store, each one decode, and their stored bytes."""
+
+    chunks: int = 0
+    n_bytes: int = 0
+
+    def __sub__(self, earlier: "ChunkReads") -> "ChunkReads":
+        return ChunkReads(self.chunks - earlier.chunks, self.n_bytes - earlier.n_bytes)
+
+
 @dataclass
 class ReadCounts:
     """Chunks fetched from a store so far, by key; each fetch is one decode."""
 
     fetches: dict[str, int]
     n_bytes: int = 0
+
+    @property
+    def so_far(self) -> ChunkReads:
+        """Totals; the difference of two is what was read in between."""
+        return ChunkReads(sum(self.fetches.values()), self.n_bytes)
 
 
 class CheckedStore(WrapperStore[LocalStore]):
@@ -44,10 +60,11 @@ class CheckedStore(WrapperStore[LocalStore]):
         self.expect_chunks = expect_chunks
         self.counts = ReadCounts({})
         self._lock = Lock()
+        self._written: set[str] = set()
 
     def _with_store(self, store: LocalStore) -> "CheckedStore":
         other = type(self)(store, self.expect_chunks)
-        other.counts, other._lock = self.counts, self._lock
+        other.counts, other._lock, other._written = self.counts, self._lock, self._written
         return other
 
     async def get(
@@ -60,6 +77,22 @@ class CheckedStore(WrapperStore[LocalStore]):
             if found is not None:
                 self._count(key, len(found))
         return found
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._note_metadata(key)
+        await self._store.set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self._note_metadata(key)
+        await self._store.set_if_not_exists(key, value)
+
+    def has_written(self, metadata: Path) -> bool:
+        """Whether a metadata file was written through this store."""
+        return metadata.relative_to(self._store.root).as_posix() in self._written
+
+    def _note_metadata(self, key: str) -> None:
+        if key.endswith("zarr.json"):
+            self._written.add(key)
 
     def _count(self, key: str, n_bytes: int) -> None:
         with self._lock:
@@ -134,6 +167,16 @@ def read_region(array: "zarr.Array[Any]", region: tuple[slice, ...]) -> NDArray[
     try:
         return np.asarray(array[region])
     except (ValueError, RuntimeError, OSError) as error:
+        raise DamagedArchiveError(
+            f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`"
+        ) from error
+
+
+def write_region(array: "zarr.Array[Any]", region: tuple[slice, ...], values: NDArray[Any]) -> None:
+    """Write a region; what stands in its chunks beside it stays, unless that is damaged."""
+    try:
+        array[region] = values
+    except (ValueError, RuntimeError) as error:
         raise DamagedArchiveError(
             f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`"
         ) from error

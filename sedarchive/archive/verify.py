@@ -14,10 +14,11 @@ from pathlib import Path
 
 from sedarchive.archive import Archive
 from sedarchive.archive.lock import LOCK_NAME, was_interrupted
+from sedarchive.archive.manifest import metadata_files
 from sedarchive.archive.records import read_sealed
 from sedarchive.archive.run import COMMITS, MANIFEST, RUN_RECORD, ArrayInfo, RunArchive, read_commit, tensor_hash
 from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
-from sedarchive.archive.writer import metadata_files
+from sedarchive.archive.writer import STEP_CHUNK
 from sedarchive.errors import ArchiveError, DamagedArchiveError
 from sedarchive.history import Finding
 
@@ -94,17 +95,11 @@ def _check_run(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Dam
     record = read_sealed(folder / RUN_RECORD)
     run = RunArchive(store, archive, record["name"])
     yield from _check_commits(run)
-    expected = set()
-    for group in (folder / "theta", folder / "metrics", folder / "gram"):
-        for metadata in sorted(group.rglob("zarr.json")):
-            array_folder = metadata.parent
-            chunks = _expected_chunks(array_folder, run)
-            if chunks is None:
-                continue
-            expected |= {array_folder / chunk for chunk in chunks}
-            if array_folder.relative_to(folder).parts[:1] != ("theta",) or array_folder.name == "step":
-                yield from _check_plain(store, archive, array_folder)
+    expected = {folder / chunk for chunk in [*_theta_chunks(run), *_sealed_chunks(folder)]}
     yield from (Damage(path, "the chunk is missing") for path in sorted(expected) if not path.exists())
+    plain = [path.parent for part in ("metrics", "gram") for path in sorted((folder / part).rglob("zarr.json"))]
+    for array_folder in [folder / "theta" / "step", *plain]:
+        yield from _check_plain(store, archive, array_folder)
     yield from _check_step_coordinate(run)
     for info in run.arrays.values():
         yield from _check_weights(run, info)
@@ -138,12 +133,12 @@ def _check_manifest(folder: Path) -> Iterator[Damage]:
     try:
         manifest = read_sealed(folder / MANIFEST)
     except DamagedArchiveError as error:
-        yield Damage(folder / MANIFEST, str(error))
+        yield Damage(folder / MANIFEST, str(error), leftover=not any((folder / COMMITS).glob("*.json")))
         return
     present = {path.relative_to(folder).as_posix(): path for path in metadata_files(folder)}
     for name, digest in manifest["files"].items():
         if name not in present:
-            yield Damage(folder / name, "the metadata file is missing")
+            yield Damage(folder / name, "the metadata file is missing", leftover=name.startswith(("gram/", "metrics/")))
         elif hashlib.sha256(present[name].read_bytes()).hexdigest() != digest:
             yield Damage(folder / name, "the metadata file fails its digest", leftover=True)
     yield from (Damage(present[name], "unknown metadata file", leftover=True) for name in present.keys() - manifest["files"].keys())
@@ -159,28 +154,29 @@ def _check_commits(run: RunArchive) -> Iterator[Damage]:
         try:
             good.append(read_commit(path))
         except (DamagedArchiveError, KeyError, TypeError) as error:
-            yield Damage(path, str(error))
+            yield Damage(path, str(error), leftover=path.suffix == ".partial")
     run.use_commits(good)
 
 
-def _expected_chunks(folder: Path, run: RunArchive) -> list[str] | None:
-    """Chunk files that an array must have; None for a group or unreadable metadata (reported elsewhere)."""
+def _theta_chunks(run: RunArchive) -> Iterator[str]:
+    """Chunk files of weights and steps that hold a committed checkpoint."""
+    for chunk in sorted({commit.slot // STEP_CHUNK for commit in run.commits}):
+        yield f"theta/step/c/{chunk}"
+    for info in run.arrays.values():
+        if info.spec.n_elements:
+            groups = sorted({slot // info.grid.steps for slot, _ in _stored_slots(run, info)})
+            axes = [range(ceil(info.spec.rows / info.grid.slab_rows)), *[range(1)] * (len(info.spec.shape) - 1)]
+            for index in product(groups, *axes[: len(info.spec.shape)]):
+                yield "/".join(("theta", info.path, "c", *map(str, index)))
+
+
+def _sealed_chunks(folder: Path) -> Iterator[str]:
+    """Chunk files of metrics and Gram matrices that the manifest names, of arrays that are there."""
     try:
-        content = json.loads((folder / "zarr.json").read_bytes())
-        if content["node_type"] != "array":
-            return None
-        shape, chunks = content["shape"], content["chunk_grid"]["configuration"]["chunk_shape"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    counts = [range(ceil(length / chunk)) for length, chunk in zip(shape, chunks, strict=True)]
-    if folder.parent.name == "theta" and folder.name in run.arrays:
-        counts[0] = _used_groups(run, run.arrays[folder.name])  # type: ignore[call-overload]
-    return ["/".join(("c", *map(str, index))) for index in product(*counts)]
-
-
-def _used_groups(run: RunArchive, info: ArrayInfo) -> Sequence[int]:
-    """Indices, along the step axis, of the chunks of an array that hold a committed checkpoint."""
-    return sorted({slot // info.grid.steps for slot, _ in _stored_slots(run, info)})
+        chunks = read_sealed(folder / MANIFEST)["chunks"]
+    except DamagedArchiveError:
+        return  # reported with the manifest
+    yield from (chunk for chunk in chunks if (folder / chunk.split("/c/")[0] / "zarr.json").exists())
 
 
 def _stored_slots(run: RunArchive, info: ArrayInfo) -> list[tuple[int, str]]:
@@ -194,13 +190,20 @@ def _stored_slots(run: RunArchive, info: ArrayInfo) -> list[tuple[int, str]]:
 
 
 def _check_plain(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Damage]:
-    """Read a small array whole, so that every checksum is checked."""
+    """Read every chunk that a small array has, so that every checksum is checked."""
+    chunks = sorted(int(path.name) for path in (folder / "c").glob("*") if path.name.isdigit())
+    if not chunks:
+        return
     try:
         array = open_array(store, folder.relative_to(archive).as_posix())
-        for index in range(0, array.shape[0], array.chunks[0]):
-            read_region(array, (slice(index, index + array.chunks[0]),))
     except ArchiveError as error:
         yield Damage(folder, str(error))
+        return
+    for index in chunks:
+        try:
+            read_region(array, (slice(index * array.chunks[0], (index + 1) * array.chunks[0]),))
+        except DamagedArchiveError as error:
+            yield Damage(folder, str(error))
 
 
 def _check_step_coordinate(run: RunArchive) -> Iterator[Damage]:

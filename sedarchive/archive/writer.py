@@ -6,8 +6,8 @@ record a checkpoint. What a crash leaves before its commit is invisible and is
 overwritten by the next ingest.
 """
 
-import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,14 +18,16 @@ import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive.names import stored_name
+from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.records import write_sealed
-from sedarchive.archive.run import COMMITS, MANIFEST, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
-from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array
+from sedarchive.archive.run import COMMITS, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
+from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, open_store, write_region
+from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.plan import chunk_grid
 
 _METRIC_CHUNK = 1_024
-_STEP_CHUNK = 1_024
+STEP_CHUNK = 1_024
 
 
 class RunWriter:
@@ -48,8 +50,14 @@ class RunWriter:
         self.folder = root / self._group
         if not (self.folder / RUN_RECORD).exists():
             self._create(name, source)
-        self._run = RunArchive(store, root, name)
+        self._run = RunArchive(open_store(root, write=False), root, name)  # its own store: a missing chunk is an error
         self._record = self._run.record
+        self._handles: dict[str, zarr.Array[Any]] = {}
+        self._steps: dict[int, int] = {}
+        self._kept: dict[str, set[int]] = {}
+        for commit in self._run.commits:
+            self._note(commit)
+        self._begun: set[Path] = set()
 
     def _create(self, name: str, source: str) -> None:
         parts = self._group.split("/")
@@ -57,7 +65,7 @@ class RunWriter:
             zarr.open_group(self._store, path="/".join(parts[:depth]), mode="a", zarr_format=3)
         for inner in ("theta", "metrics", "gram"):
             zarr.open_group(self._store, path=f"{self._group}/{inner}", mode="a", zarr_format=3)
-        step = ArraySpec((0,), (_STEP_CHUNK,), "<i8", -1, ["step"], {"description": "optimizer step of each slot"})
+        step = ArraySpec((0,), (STEP_CHUNK,), "<i8", -1, ["step"], {"description": "optimizer step of each slot"})
         if not (self.folder / "theta" / "step" / "zarr.json").exists():
             create_array(self._store, f"{self._group}/theta/step", step)
         empty: dict[str, Any] = {"arrays": {}, "config": {}, "findings": [], "metrics": {}}
@@ -68,6 +76,27 @@ class RunWriter:
     def commits(self) -> tuple[Commit, ...]:
         """What stood committed when the writer was opened, in step order."""
         return self._run.commits
+
+    @property
+    def next_slot(self) -> int:
+        """First free slot.
+
+        Raises
+        ------
+        DamagedArchiveError
+            If a commit record is missing before the last one: its slot must not be given away.
+        """
+        for slot in range(len(self._steps)):
+            if slot not in self._steps:
+                path = self.folder / COMMITS / f"{slot:06d}.json"
+                raise DamagedArchiveError(f"{path}: the commit record is missing; run `sedarchive verify`")
+        return len(self._steps)
+
+    def _note(self, commit: Commit) -> None:
+        """Remember what a commit keeps where."""
+        self._steps[commit.slot] = commit.step
+        for stored in commit.tensors.values():
+            self._kept.setdefault(stored.array, set()).add(commit.slot)
 
     @property
     def source(self) -> str:
@@ -88,6 +117,7 @@ class RunWriter:
         self, specs: Iterable[TensorSpec], n_slots: int, steps_per_chunk: int | None, codec: str
     ) -> dict[TensorSpec, ArrayInfo]:
         """Array for each tensor as it is shaped and typed now, with room for ``n_slots`` checkpoints."""
+        self._begun.clear()
         known = {info.spec: info for info in self._run.arrays.values()}
         taken = {info.path for info in known.values()}
         new: list[ArrayInfo] = []
@@ -107,11 +137,13 @@ class RunWriter:
         self._write_record()
         for info in arrays:
             path = f"{self._group}/theta/{info.path}"
-            if (self.folder / "theta" / info.path / "zarr.json").exists():
-                _grow(open_array(self._store, path), n_slots)
+            if (metadata := self.folder / "theta" / info.path / "zarr.json").exists():
+                self._handles[info.path] = _grown(open_array(self._store, path), n_slots)
+            elif self._kept.get(info.path):
+                raise DamagedArchiveError(f"{metadata}: the array's metadata are missing; run `sedarchive verify`")
             else:
-                create_array(self._store, path, _array_spec(info, n_slots, codec))
-        _grow(open_array(self._store, f"{self._group}/theta/step"), n_slots)
+                self._handles[info.path] = create_array(self._store, path, _array_spec(info, n_slots, codec))
+        _grown(open_array(self._store, f"{self._group}/theta/step"), n_slots)
         self._run.forget_handles()
         self.seal()
 
@@ -120,16 +152,36 @@ class RunWriter:
 
         Committed steps in a partly filled chunk are read, checked and written again with it.
         """
-        array = self._run.open(info.path)
+        array = self._handles[info.path]
+        for group in range(slots[0] // info.grid.steps, (slots[1] - 1) // info.grid.steps + 1):
+            self._begin_chunk(info, group, rows)
         region = (slice(*slots), slice(*rows))[: array.ndim]
         target = (slots[1] - slots[0], *((rows[1] - rows[0], *info.spec.shape[1:]) if info.spec.shape else ()))
-        array[region] = block.reshape(target)
+        write_region(array, region, block.reshape(target))
+
+    def _begin_chunk(self, info: ArrayInfo, group: int, rows: tuple[int, int]) -> None:
+        """Before a chunk is first written to: check what is committed in it, remove what is not.
+
+        A chunk that is missing or damaged must not be completed with fill values under a new checksum.
+        """
+        parts = (group, rows[0] // info.grid.slab_rows, *[0] * (len(info.spec.shape) - 1))[: 1 + len(info.spec.shape)]
+        path = (self.folder / "theta" / info.path / "c").joinpath(*map(str, parts))
+        if path in self._begun:
+            return
+        self._begun.add(path)
+        first = group * info.grid.steps
+        slots = self._kept.get(info.path, set()).intersection(range(first, first + info.grid.steps))
+        if slots:
+            self._run.read_slots(info, rows, [min(slots)])
+        else:
+            path.unlink(missing_ok=True)
 
     def commit(self, commits: Sequence[Commit]) -> None:
         """Make checkpoints exist: steps, sync, one record each."""
-        step = open_array(self._store, f"{self._group}/theta/step")
         for entry in commits:
-            step[entry.slot] = entry.step
+            self._note(entry)
+        steps = np.array([self._steps[slot] for slot in sorted(self._steps)], dtype="<i8")
+        write_region(open_array(self._store, f"{self._group}/theta/step"), (slice(0, len(steps)),), steps)
         os.sync()  # every chunk must be on the disk before a record speaks of it
         for entry in commits:
             write_sealed(self.folder / COMMITS / f"{entry.slot:06d}.json", entry.to_json())
@@ -137,15 +189,29 @@ class RunWriter:
 
     def write_metrics(self, metrics: Sequence[Metric]) -> None:
         """Store logged metrics, new over old; a log that is gone takes nothing with it."""
-        merged = {(metric.name, metric.step): metric for metric in [*self._run.metrics(), *metrics]}
-        by_name: dict[str, list[Metric]] = {}
-        for key in sorted(merged):
-            by_name.setdefault(key[0], []).append(merged[key])
-        for name, series in by_name.items():
-            self._record["metrics"][name] = {"path": stored_name(name), "sources": _run_lengths(series)}
-            self._write_series(stored_name(name), series)
+        known = self._run.metrics()
+        before, merged = _by_name(known), _by_name([*known, *metrics])
+        for name, series in merged.items():
+            if series != before.get(name):
+                self._record["metrics"][name] = {"path": self._new_path(name), "sources": _run_lengths(series)}
+                self._write_series(self._record["metrics"][name]["path"], series)
         self._write_record()
+        self._remove_unnamed_series()
         self.seal()
+
+    def _new_path(self, name: str) -> str:
+        """Folder for a changed series: never the one that stands, which the record names until the new one is whole."""
+        path = stored_name(name)
+        taken = self._record["metrics"].get(name, {}).get("path")
+        path = f"{path}~1" if taken == path else path
+        _remove_arrays(self.folder / "metrics" / path)
+        return path
+
+    def _remove_unnamed_series(self) -> None:
+        named = {entry["path"] for entry in self._record["metrics"].values()}
+        for folder in (self.folder / "metrics").iterdir():
+            if folder.is_dir() and folder.name not in named:
+                _remove_arrays(folder)
 
     def _write_series(self, path: str, series: Sequence[Metric]) -> None:
         zarr.open_group(self._store, path=f"{self._group}/metrics/{path}", mode="a", zarr_format=3)
@@ -154,31 +220,28 @@ class RunWriter:
         for part, column, fill in (("step", steps, -1), ("value", values, float("nan"))):
             full = f"{self._group}/metrics/{path}/{part}"
             spec = ArraySpec((len(series),), (_METRIC_CHUNK,), column.dtype.str, fill, ["step"], {})
-            exists = (self.folder / "metrics" / path / part / "zarr.json").exists()
-            array = open_array(self._store, full) if exists else create_array(self._store, full, spec)
-            if array.shape != column.shape:
-                array.resize(column.shape)
-            array[:] = column
+            write_region(create_array(self._store, full, spec), (slice(None),), column)
 
     def seal(self) -> None:
-        """Write the manifest: a digest of every metadata file of the run, and the number of commits."""
-        write_manifest(self.folder)
+        """Bring the run's manifest up to date with what was written through this writer's store."""
+        write_manifest(self.folder, self._store)
+
+    def clear_up(self) -> None:
+        """Remove chunks and series that no record speaks of, left by an interrupted writer or a refused checkpoint."""
+        for info in self._run.arrays.values():
+            used = {str(slot // info.grid.steps) for slot in self._kept.get(info.path, ())}
+            for group in (self.folder / "theta" / info.path / "c").glob("*"):
+                if group.name not in used:
+                    shutil.rmtree(group) if group.is_dir() else group.unlink()
+        self._remove_unnamed_series()
 
 
-def write_manifest(folder: Path) -> None:
-    """Seal the metadata files below a run's folder (nested runs have their own manifest)."""
-    files = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in metadata_files(folder)
-    }
-    n_commits = sum(1 for _ in (folder / COMMITS).glob("*.json"))
-    write_sealed(folder / MANIFEST, {"files": files, "n_commits": n_commits})
-
-
-def metadata_files(folder: Path) -> list[Path]:
-    """Metadata files of one run: its own group's and those of its arrays."""
-    inner = [path for part in ("theta", "metrics", "gram") for path in (folder / part).rglob("zarr.json")]
-    return sorted([*folder.glob("zarr.json"), *inner])
+def _remove_arrays(folder: Path) -> None:
+    """Remove arrays, metadata first, so that a half-removed one is no array any more."""
+    if folder.exists():
+        for metadata in folder.rglob("zarr.json"):
+            metadata.unlink()
+        shutil.rmtree(folder)
 
 
 def _free_path(base: str, taken: set[str]) -> str:
@@ -206,9 +269,19 @@ def _array_spec(info: ArrayInfo, n_slots: int, codec: str) -> ArraySpec:
     )
 
 
-def _grow(array: "zarr.Array[Any]", n_slots: int) -> None:
+def _grown(array: "zarr.Array[Any]", n_slots: int) -> "zarr.Array[Any]":
     if array.shape[0] < n_slots:
         array.resize((n_slots, *array.shape[1:]))
+    return array
+
+
+def _by_name(metrics: Iterable[Metric]) -> dict[str, list[Metric]]:
+    """Series by name, in the order of steps; of two values for a step the later one."""
+    latest = {(metric.name, metric.step): metric for metric in metrics}
+    series: dict[str, list[Metric]] = {}
+    for name, step in sorted(latest):
+        series.setdefault(name, []).append(latest[name, step])
+    return series
 
 
 def _run_lengths(series: Sequence[Metric]) -> list[tuple[str, int]]:

@@ -81,7 +81,9 @@ def ingest(
 
 
 def status(
-    archive: ArchiveOption = DEFAULT_ARCHIVE, database: DatabaseOption = DEFAULT_DATABASE, json_output: JsonOption = False
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    json_output: JsonOption = False,
 ) -> None:
     """Show what the archive and the database hold.
 
@@ -124,14 +126,18 @@ def verify(archive: ArchiveOption = DEFAULT_ARCHIVE, json_output: JsonOption = F
             typer.echo(printable(f"{finding.severity}: {finding.detail}"))
     damaged = sum(finding.severity == "error" for finding in findings)
     if damaged:
-        fail(f"{archive}: {damaged} files are damaged or missing; restore them from a copy, or delete the run's folder "
-             "and ingest it again from its checkpoints")
+        fail(
+            f"{archive}: {damaged} files are damaged or missing; restore them from a copy, or delete the run's folder "
+            "and ingest it again from its checkpoints"
+        )
     say(f"{archive}: every file is as it was written")
 
 
 def restore(
     run: Annotated[str, typer.Argument(help="Name of the run.", show_default=False)],
-    step: Annotated[list[int] | None, typer.Option("--step", help="Step to restore; repeats. Default: the last.")] = None,
+    step: Annotated[
+        list[int] | None, typer.Option("--step", help="Step to restore; repeats. Default: the last.")
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder for the files.")] = Path(),
     everything: Annotated[bool, typer.Option("--all", help="Every step of the run.")] = False,
     archive: ArchiveOption = DEFAULT_ARCHIVE,

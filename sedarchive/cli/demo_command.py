@@ -6,11 +6,22 @@ from typing import Annotated
 
 import typer
 
-from sedarchive.cli.common import DEFAULT_WORKERS, JsonOption, QuietOption, WorkersOption, handled, progress_bar, say, write_json
+from sedarchive.cli.common import (
+    DEFAULT_WORKERS,
+    JsonOption,
+    QuietOption,
+    WorkersOption,
+    handled,
+    progress_bar,
+    say,
+    write_json,
+)
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for runs, archive, database and figure.")] = Path("sedarchive-demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder for runs, archive, database and figure.")] = Path(
+        "sedarchive-demo"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of data split and initial weights.")] = 0,
     steps: Annotated[int | None, typer.Option(min=50, help="Training steps of each run.")] = None,
     workers: WorkersOption = DEFAULT_WORKERS,

@@ -36,16 +36,15 @@ def compute(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            "--scope", "-s",
+            "--scope",
+            "-s",
             help="all, trunk, attention, mlp, layer:N, layer:A-B, layer:*, role:R, role:*, tensor:NAME, NAME=glob,glob.",
         ),
     ] = None,
     spectra: Annotated[bool, typer.Option(help="Singular values of every matrix.")] = True,
     every: Annotated[int, typer.Option("--every", min=1, help="Spectra at every so many checkpoints.")] = 1,
     exact: Annotated[bool, typer.Option("--exact", help="LAPACK for every matrix.")] = False,
-    band: Annotated[
-        int | None, typer.Option(min=2, help="Keep products of updates up to this distance only.")
-    ] = None,
+    band: Annotated[int | None, typer.Option(min=2, help="Keep products of updates up to this distance only.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")] = None,
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
     runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
@@ -76,8 +75,17 @@ def compute(
         raise typer.BadParameter(str(error), param_hint="--window") from error
     with handled():
         options = ComputeOptions(
-            windows=windows, scopes=tuple(scope or ()), spectra=spectra, every=every, exact=exact, band=band,
-            max_mem=size_option(max_mem), workers=workers, scheduler=scheduler, heads=heads, kv_heads=kv_heads,
+            windows=windows,
+            scopes=tuple(scope or ()),
+            spectra=spectra,
+            every=every,
+            exact=exact,
+            band=band,
+            max_mem=size_option(max_mem),
+            workers=workers,
+            scheduler=scheduler,
+            heads=heads,
+            kv_heads=kv_heads,
             runs_info=read_runs_info(runs_info) if runs_info else {},
         )
         if dry_run:
@@ -103,7 +111,9 @@ def _show_plans(plans: list[dict[str, Any]], json_output: bool) -> None:
     from sedarchive.result import Result
 
     columns = list(plans[0]) if plans else ["run"]
-    write_result(Result(columns, ["VARCHAR"] * len(columns), [tuple(plan.values()) for plan in plans]), "table", sys.stdout)
+    write_result(
+        Result(columns, ["VARCHAR"] * len(columns), [tuple(plan.values()) for plan in plans]), "table", sys.stdout
+    )
 
 
 def _complete_recipes(incomplete: str) -> list[str]:
@@ -195,6 +205,25 @@ def export(
     if json_output:
         write_json([{"path": str(file.path), "rows": file.n_rows} for file in written])
     say(f"{len(written)} files in {folder}, {sum(file.n_rows > 0 for file in written)} of them with rows")
+
+
+def plot(
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG, PDF or SVG file.")] = Path("edge.png"),
+    window: Annotated[int, typer.Option("--window", "-w", min=2, help="Updates a window.")] = 10,
+    scope: Annotated[str, typer.Option("--scope", "-s", help="Scope of the windows.")] = "all",
+    metric: Annotated[str, typer.Option(help="Logged metric drawn beside it.")] = "val_loss",
+    database: DatabaseOption = DEFAULT_DATABASE,
+) -> None:
+    """Draw the edge ratio of each run over steps, with its null and a logged metric.
+
+    Example: sedarchive plot -o edge.pdf --scope attention
+    """
+    from sedarchive.figure import draw_edge
+    from sedarchive.tables import Database
+
+    with handled(), Database.read(database) as tables:
+        draw_edge(tables, output, window, scope, metric)
+    say(str(output))
 
 
 def explain(

@@ -1,8 +1,11 @@
 """Rows of the tables that say what a run is: runs, checkpoints, tensors, matrices, metrics, audit."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from sedarchive import __version__
+from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
 from sedarchive.leaves import Leaf, Scope
@@ -16,7 +19,7 @@ CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit")
 
 
 def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding]) -> None:
-    """Replace a run's rows in the six tables, in one transaction."""
+    """Replace a run's rows in the six tables, in one transaction, unless they stand as they are."""
     run = anatomy.run
     metrics = run.metrics()
     tables = {
@@ -27,9 +30,16 @@ def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str],
         "metrics": _metric_rows(metrics),
         "audit": _audit_rows([*run.findings, *_history_findings(anatomy), *findings]),
     }
+    key = canonical_digest(tables)[:16]
+    standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows
+    if standing == [(key,)]:
+        return
+    now = datetime.now(UTC)
+    made = {"key": key, "versions": f"sedarchive {__version__}", "started": now, "finished": now}
     with database.transaction():
         for table, columns in tables.items():
             database.replace(table, {"run": run.name}, columns)
+        database.replace("computations", {"run": run.name, "table_name": "catalog"}, {k: [v] for k, v in made.items()})
 
 
 def _run_row(anatomy: Anatomy, info: dict[str, str]) -> Columns:

@@ -79,7 +79,9 @@ class RunComputed:
         return f"{self.run}: {gram}; {self.window_sets} sets of windows derived; {spectra}"
 
 
-def compute(archive: Path, database: Path, options: ComputeOptions, progress: Progress = no_progress) -> list[RunComputed]:
+def compute(
+    archive: Path, database: Path, options: ComputeOptions, progress: Progress = no_progress
+) -> list[RunComputed]:
     """Bring the tables of an archive up to date.
 
     Raises
@@ -198,19 +200,35 @@ class _Job:
         stored = StoredGrams(parts, self.store, gram_key(parts, self.options.gram))
         readable = [leaf for leaf in parts.leaves if stored.is_done(leaf)]
         scopes = {scope.name: scope for name in self.requests.scopes for scope in resolve_scopes(name, readable)}
-        report.findings += [Finding("unreadable", "error", why, tensor=name) for name, why in report.gram.failed.items()]
+        report.findings += [
+            Finding("unreadable", "error", why, tensor=name) for name, why in report.gram.failed.items()
+        ]
         report.findings += sweep_findings(parts, stored, readable)
         report.too_long = self._too_long(parts, report)
+        windows = self._inside_band(parts, report)
         with self.open_database() as database:
             write_catalog(database, parts, self.requests.runs_info.get(parts.run.name, {}), report.findings)
         report.window_sets = refresh_windows(
-            parts, stored, list(scopes.values()), self.requests.windows, self.open_database, executor, self.progress
+            parts, stored, list(scopes.values()), windows, self.open_database, executor, self.progress
         )
         if self.options.spectra:
             options = SpectraOptions(self.options.max_mem, self.options.exact)
             report.spectra = refresh_spectra(
                 parts, self.open_database, self.options.every, options, executor, self.progress
             )
+
+    def _inside_band(self, parts: Anatomy, report: RunComputed) -> list[int]:
+        """Window sizes that the stored Gram matrices reach; of the others, those asked for now become a finding."""
+        n_checkpoints = len(parts.run.commits)
+        band = self.options.gram.band_for(n_checkpoints) or n_checkpoints
+        beyond = [size for size in self.options.windows if band < size < n_checkpoints]
+        if beyond:
+            detail = (
+                f"windows of {', '.join(map(str, beyond))} updates compare updates {max(beyond)} apart, but the stored "
+                f"Gram matrix is a band of {band}; compute it again with --band {max(beyond)} or wider"
+            )
+            report.findings.append(Finding("band_too_narrow", "warning", detail))
+        return [size for size in self.requests.windows if size <= band]
 
     def _too_long(self, parts: Anatomy, report: RunComputed) -> tuple[int, ...]:
         n_checkpoints = len(parts.run.commits)

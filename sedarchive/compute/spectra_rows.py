@@ -5,12 +5,13 @@ costs its new steps, and an interrupted sweep goes on where it stopped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sedarchive.archive.records import canonical_digest
+from sedarchive.archive.store import ChunkReads
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
@@ -30,11 +31,11 @@ class SpectraOutcome:
 
     computed: int = 0
     reused: int = 0
+    reads: ChunkReads = field(default_factory=ChunkReads)
+    """Chunks of weights that the sweep fetched."""
 
 
-def missing_spectra(
-    anatomy: Anatomy, database: Database | None, every: int, exact: bool
-) -> dict[str, list[int]]:
+def missing_spectra(anatomy: Anatomy, database: Database | None, every: int, exact: bool) -> dict[str, list[int]]:
     """Tensor -> checkpoints at which a spectrum is missing or stale."""
     digests = _wanted_digests(anatomy, every, exact)
     known = _known(database, anatomy.run.name, digests) if database else set()
@@ -66,11 +67,12 @@ def refresh_spectra(
             for table in ("matrix_spectra", "matrix_stats"):
                 database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
     missing = digests.keys() - known
+    before = anatomy.run.store.counts.so_far
     for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
         new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
         with open_database() as database:
-                _store(database, anatomy, new, digests)
-    return SpectraOutcome(len(missing), len(known))
+            _store(database, anatomy, new, digests)
+    return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before)
 
 
 def _wanted_digests(anatomy: Anatomy, every: int, exact: bool) -> dict[MatrixAt, str]:
@@ -93,9 +95,7 @@ def _known(database: Database, run: str, digests: Mapping[MatrixAt, str]) -> set
     return {(matrix, step) for matrix, step, digest in rows if digests.get((matrix, step)) == digest}
 
 
-def _store(
-    database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: dict[MatrixAt, str]
-) -> None:
+def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: dict[MatrixAt, str]) -> None:
     """Insert a portion; nothing stands in its place, so the deletion matches no row."""
     if not portion:
         return

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
 from sedarchive.nulls import NullCache, effective_dimension, null_bands
-from sedarchive.sweeps.gram_sweep import StoredGrams
+from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.tables import Database
 from sedarchive.windows import update_series, window_series
@@ -39,11 +39,7 @@ class WindowTask:
     """One scope and the window sizes to derive for it; size 1 stands for single updates."""
 
     scope: Scope
-    gram: Gram
-    history: ScopeHistory
-    size: int
-    p_eff: float
-    """Effective dimension of the scope's updates, for the sampled null."""
+    sizes: tuple[int, ...]
 
 
 def refresh_windows(
@@ -69,11 +65,14 @@ def refresh_windows(
     if not stale and not gone:
         return 0
     started = datetime.now(UTC)
-    rows = _derive(anatomy, stored, [scope for scope in scopes], stale, executor, progress)
+    sizes_of = {scope.name: tuple(sorted(size for name, size in stale if name == scope.name)) for scope in scopes}
+    tasks = [WindowTask(scope, sizes_of[scope.name]) for scope in scopes if sizes_of[scope.name]]
+    rows = _derive(anatomy, stored, tasks, executor, progress)
     with open_database() as database, database.transaction():
         if stale == wanted.keys():
-            for table in (*TABLES, "computations"):
+            for table in TABLES:
                 database.replace(table, {"run": anatomy.run.name}, {})
+            database.replace("computations", {"run": anatomy.run.name, "table_name": "windows"}, {})
         else:
             _remove_pairs(database, anatomy.run.name, stale | gone)
         for table, columns in rows.items():
@@ -90,52 +89,69 @@ def _pair_key(gram_key: str, scope: Scope, size: int) -> str:
 def _derive(
     anatomy: Anatomy,
     stored: StoredGrams,
-    scopes: Sequence[Scope],
-    stale: set[tuple[str, int]],
+    tasks: Sequence[WindowTask],
     executor: Executor,
     progress: Progress,
 ) -> dict[str, Columns]:
-    """Rows of the three tables for the stale pairs; scopes are taken one at a time, their sizes in parallel."""
-    parts: dict[str, list[Columns]] = {table: [] for table in TABLES}
-    cache = NullCache()
-    for done, scope in enumerate(scopes, start=1):
-        sizes = sorted(size for name, size in stale if name == scope.name)
-        if sizes:
-            gram, history = stored.gram(scope), scope_history(anatomy, scope)
-            p_eff = effective_dimension(gram, scope.n_elements)
-            tasks = [WindowTask(scope, gram, history, size, p_eff) for size in sizes]
-            for found in executor.map(partial(_derive_one, stored, cache), tasks):
-                for table, columns in found.items():
-                    parts[table].append(columns)
-        progress(f"windows {anatomy.run.name}", done, len(scopes))
-    return {table: concatenated(columns) for table, columns in parts.items()}
+    """Rows of the three tables for some scopes and sizes; a scope is one task."""
+    parts: list[dict[str, Columns]] = []
+    for found in executor.map(partial(_derive_scope, anatomy, stored, NullCache()), tasks):
+        parts += found
+        progress(f"windows {anatomy.run.name}", len(parts), sum(len(task.sizes) for task in tasks))
+    return {table: concatenated([part[table] for part in parts if table in part]) for table in TABLES}
 
 
-def _derive_one(stored: StoredGrams, cache: NullCache, task: WindowTask) -> dict[str, Columns]:
-    """Rows of one scope and size."""
-    if task.size == 1:
-        counts = stored.counts(task.scope)
-        series = update_series(task.gram, counts.zeros.astype(np.int64), counts.rounding, task.scope.n_elements)
-        return {"updates": _named(task, update_columns(series, task.history))}
-    windows = window_series(task.gram, task.size, task.scope.n_elements)
-    last = np.arange(task.gram.n_updates)
-    norms = np.sqrt(task.gram.products(last, last))
-    inside = windows.last_update[:, None] - np.arange(task.size)[::-1]
-    bands = null_bands(norms[inside], windows.edge_ratio, task.p_eff, cache=cache)
-    nulls = WindowNulls(bands, task.p_eff)
-    return {
-        "windows": _named(task, window_columns(windows, nulls, task.history)),
-        "window_sigmas": _named(task, sigma_columns(windows, nulls, task.history)),
-    }
+def _derive_scope(
+    anatomy: Anatomy, stored: StoredGrams, cache: NullCache, task: WindowTask
+) -> list[dict[str, Columns]]:
+    """Rows of one scope, for each of its sizes."""
+    series = _ScopeSeries(
+        task.scope, stored.gram(task.scope), stored.counts(task.scope), scope_history(anatomy, task.scope), cache
+    )
+    return [{"updates": series.updates()} if size == 1 else series.windows(size) for size in task.sizes]
 
 
-def _named(task: WindowTask, columns: Columns) -> Columns:
-    """Columns with those that say whose they are."""
-    n_rows = len(columns["step"])
-    names: dict[str, Any] = {"scope": np.full(n_rows, task.scope.name, dtype=object)}
-    if task.size > 1:
-        names["window_size"] = np.full(n_rows, task.size)
-    return names | columns
+@dataclass(frozen=True)
+class _ScopeSeries:
+    """Everything that the rows of one scope come from."""
+
+    scope: Scope
+    gram: Gram
+    counts: UpdateCounts
+    history: ScopeHistory
+    cache: NullCache
+
+    @cached_property
+    def p_eff(self) -> float:
+        """Effective dimension of the scope's updates, for the sampled null."""
+        return effective_dimension(self.gram, self.scope.n_elements)
+
+    def updates(self) -> Columns:
+        """Rows of ``updates``."""
+        zeros = self.counts.zeros.astype(np.int64)
+        series = update_series(self.gram, zeros, self.counts.rounding, self.scope.n_elements)
+        return self._named(update_columns(series, self.history))
+
+    def windows(self, size: int) -> dict[str, Columns]:
+        """Rows of ``windows`` and ``window_sigmas``."""
+        series = window_series(self.gram, size, self.scope.n_elements)
+        index = np.arange(self.gram.n_updates)
+        norms = np.sqrt(self.gram.products(index, index))
+        inside = series.last_update[:, None] - np.arange(size)[::-1]
+        bands = null_bands(norms[inside], series.edge_ratio, self.p_eff, cache=self.cache)
+        nulls = WindowNulls(bands, self.p_eff)
+        return {
+            "windows": self._named(window_columns(series, nulls, self.history), size),
+            "window_sigmas": self._named(sigma_columns(series, nulls, self.history), size),
+        }
+
+    def _named(self, columns: Columns, size: int | None = None) -> Columns:
+        """Columns with those that say whose they are."""
+        n_rows = len(columns["step"])
+        names: dict[str, Any] = {"scope": np.full(n_rows, self.scope.name, dtype=object)}
+        if size is not None:
+            names["window_size"] = np.full(n_rows, size)
+        return names | columns
 
 
 def _known_keys(database: Database, run: str) -> dict[tuple[str, int], str]:
@@ -146,14 +162,12 @@ def _known_keys(database: Database, run: str) -> dict[tuple[str, int], str]:
 def _remove_pairs(database: Database, run: str, pairs: set[tuple[str, int]]) -> None:
     for scope, size in sorted(pairs):
         where = {"run": run, "scope": scope}
-        database.replace("computations", {**where, "window_size": size}, {})
+        database.replace("computations", {**where, "table_name": "windows", "window_size": size}, {})
         for table in ("updates",) if size == 1 else ("windows", "window_sigmas"):
             database.replace(table, where if size == 1 else {**where, "window_size": size}, {})
 
 
-def _record(
-    database: Database, run: str, keys: dict[tuple[str, int], str], gram_key: str, started: datetime
-) -> None:
+def _record(database: Database, run: str, keys: dict[tuple[str, int], str], gram_key: str, started: datetime) -> None:
     """Say in ``computations`` what was made from what."""
     if not keys:
         return

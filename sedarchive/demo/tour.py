@@ -26,9 +26,7 @@ class Tour:
     sentences: list[str]
 
 
-def take_tour(
-    folder: Path, settings: TrainSettings, workers: int, progress: Callable[[str, int, int], None]
-) -> Tour:
+def take_tour(folder: Path, settings: TrainSettings, workers: int, progress: Callable[[str, int, int], None]) -> Tour:
     """Train two runs in ``folder``, archive and analyse them, and draw their edge ratio.
 
     Raises

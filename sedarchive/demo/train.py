@@ -40,8 +40,8 @@ Weights = dict[str, Tensor]
 class TrainSettings:
     """One training run: task, model, optimizer and length.
 
-    The defaults grok between steps 700 and 1,700 with weight decay 1 and do
-    not without it.
+    With the defaults, seeds 0 to 4 memorise by step 100 and grok between steps
+    500 and 1,700 with weight decay 1; without it none groks.
 
     Raises
     ------
@@ -62,8 +62,8 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1.0
     """Decoupled, on every parameter."""
-    steps: int = 2000
-    """Updates; each sees all training pairs."""
+    steps: int = 2400
+    """Updates, each on all training pairs; what does not fill a last ``checkpoint_every`` is left out."""
     checkpoint_every: int = 25
     seed: int = 0
     """Of the split and of the initial weights."""
@@ -78,10 +78,15 @@ class TrainSettings:
             raise ValueError(
                 f"width {self.width} must be a positive multiple of heads {self.heads}, mlp_width positive"
             )
-        if min(self.steps, self.checkpoint_every) < 1 or self.steps % self.checkpoint_every:
+        if not 1 <= self.checkpoint_every <= self.steps:
             raise ValueError(
-                f"steps {self.steps} must be a positive multiple of checkpoint_every {self.checkpoint_every}"
+                f"steps {self.steps} must be at least checkpoint_every {self.checkpoint_every}, that at least 1"
             )
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last checkpoint, where the run ends."""
+        return self.steps - self.steps % self.checkpoint_every
 
     @property
     def n_pairs(self) -> int:
@@ -218,7 +223,7 @@ def _train(folder: Path, settings: TrainSettings, progress: Callable[[int], None
         weights.values(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-        for step in range(settings.steps + 1):
+        for step in range(settings.last_step + 1):
             if step:
                 _update(optimizer, weights, train, settings)
             if step % settings.checkpoint_every == 0:
@@ -246,7 +251,7 @@ def _config(settings: TrainSettings) -> dict[str, Any]:
         "beta2": settings.betas[1],
         "weight_decay": settings.weight_decay,
         "batch_size": "full",
-        "steps": settings.steps,
+        "steps": settings.last_step,
         "seed": settings.seed,
     }
 
@@ -266,7 +271,7 @@ def _initial_weights(settings: TrainSettings) -> Weights:
     width, mlp_width = settings.width, settings.mlp_width
     shapes = {
         "embedding.weight": (settings.modulus + 1, width),  # the numbers, then the sign "="
-        "position.weight": (3, width),
+        "position_embedding.weight": (3, width),
         "blocks.0.attn.q_proj.weight": (width, width),
         "blocks.0.attn.k_proj.weight": (width, width),
         "blocks.0.attn.v_proj.weight": (width, width),
@@ -296,7 +301,7 @@ def _logits(weights: Mapping[str, Tensor], pairs: Tensor, settings: TrainSetting
     import torch
 
     tokens, heads, width = settings.modulus + 1, settings.heads, settings.width
-    stream = weights["position.weight"][:, None] + weights["embedding.weight"]
+    stream = weights["position_embedding.weight"][:, None] + weights["embedding.weight"]
     equals = stream[2, -1]
     query = (weights["blocks.0.attn.q_proj.weight"] @ equals).view(heads, -1)
     keys = (stream @ weights["blocks.0.attn.k_proj.weight"].T).view(3 * tokens, heads, -1)

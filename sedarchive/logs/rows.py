@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from sedarchive.sizes import MIB
 
@@ -36,7 +36,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row | None]:
                 yield _json_row(line)
 
 
-def _skip_line(file: Any) -> None:
+def _skip_line(file: BinaryIO) -> None:
     while (rest := file.readline(_LINE_LIMIT)) and not rest.endswith(b"\n"):
         pass
 
@@ -52,20 +52,32 @@ def _json_row(line: bytes) -> Row | None:
 def _csv_rows(path: Path) -> Iterator[Row | None]:
     """Cells as numbers where they are; blank ones, which Lightning writes for what was not logged, are left out."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
-        names = next(reader, [])
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield None
-                continue
-            if len(cells) > len(names):
+        lines = _cells(file)
+        names = next(lines, None) or []
+        for cells in lines:
+            if cells is None or len(cells) > len(names):
                 yield None
             elif cells:
                 yield {name: _number(cell) for name, cell in zip(names, cells, strict=False) if cell.strip()}
+
+
+def _cells(file: TextIO) -> Iterator[list[str] | None]:
+    """Cells of each row; None where the row breaks the format."""
+    reader = csv.reader(_short_lines(file))
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield None
+
+
+def _short_lines(file: TextIO) -> Iterator[str]:
+    while line := file.readline(_LINE_LIMIT):
+        if len(line) == _LINE_LIMIT:
+            raise ValueError("a line is longer than 1 MiB")
+        yield line
 
 
 def _number(cell: str) -> int | float | str:

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import HistoryError, NoCheckpointsError
+from sedarchive.errors import HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.history import CheckpointSource, Finding, RunSource
 from sedarchive.readers.folder import has_standard_weights
 from sedarchive.readers.steps import (
@@ -74,8 +75,11 @@ def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = 
     finder = _Finder(Path(os.path.abspath(path)), compile_step_pattern(step_pattern))  # noqa: PTH100 - keeps links
     try:
         found = finder.runs()
+    except SedarchiveError:
+        raise
     except OSError as error:
-        raise NoCheckpointsError(f"{path}: it cannot be searched ({error.strerror}); check its rights") from error
+        where = error.filename or path
+        raise NoCheckpointsError(f"{where}: it cannot be searched ({error.strerror}); check its rights") from error
     if run is None:
         return found
     if len(found) > 1:
@@ -87,7 +91,7 @@ def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = 
 class _Finder:
     """One search below a root."""
 
-    def __init__(self, root: Path, pattern: Any) -> None:
+    def __init__(self, root: Path, pattern: re.Pattern[str] | None) -> None:
         self._root = root
         self._pattern = pattern
         self._drafts: dict[Path, _Draft] = {}
@@ -113,11 +117,11 @@ class _Finder:
         while pending:
             folder = pending.pop()
             draft = self._drafts.setdefault(_run_folder(folder), _Draft())
-            for entry in _entries(folder):
-                if entry.is_dir():
-                    pending += self._visit_folder(entry, draft)
-                elif entry.is_file():
-                    self._visit_file(Path(entry.path), draft)
+            for path in _entries(folder):
+                if path.is_dir():
+                    pending += self._visit_folder(path, draft)
+                elif path.is_file():
+                    self._visit_file(path, draft)
 
     def _visit_file(self, path: Path, draft: _Draft) -> None:
         if not is_weights_name(path.name):
@@ -130,13 +134,12 @@ class _Finder:
         else:
             draft.findings.append(Finding("no_step", "info", f"{path.name}: no step in the name; passed over"))
 
-    def _visit_folder(self, entry: os.DirEntry[str], draft: _Draft) -> list[Path]:
+    def _visit_folder(self, path: Path, draft: _Draft) -> list[Path]:
         """Note what the folder is; returned is what to search inside it."""
-        path = Path(entry.path)
-        if entry.is_symlink():
+        if path.is_symlink():
             self._links += 1
             return []
-        if entry.name.startswith(".") or entry.name.endswith(".zarr"):
+        if path.name.startswith(".") or path.suffix == ".zarr":
             return []
         if self._is_checkpoint(path):
             step = self._step(path)
@@ -156,10 +159,10 @@ class _Finder:
         """
         if self._step(folder) is None or not _weights_in(folder):
             return False
-        return not any(self._is_history(Path(entry.path), entry.is_dir()) for entry in _entries(folder))
+        return not any(self._is_history(path) for path in _entries(folder))
 
-    def _is_history(self, path: Path, is_folder: bool) -> bool:
-        if is_folder:
+    def _is_history(self, path: Path) -> bool:
+        if path.is_dir():
             return self._step(path) is not None and has_standard_weights(_file_names(path))
         return is_weights_name(path.name) and path.name not in _STANDARD and self._step(path) is not None
 
@@ -197,13 +200,12 @@ class _Finder:
 _STANDARD = frozenset({"model.safetensors", "pytorch_model.bin"})
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
 
 
 def _file_names(folder: Path) -> frozenset[str]:
-    return frozenset(entry.name for entry in _entries(folder) if entry.is_file())
+    return frozenset(path.name for path in folder.iterdir() if path.is_file())
 
 
 def _weights_in(folder: Path) -> bool:

@@ -44,10 +44,12 @@ def weight_files(path: Path) -> WeightFiles:
     UnreadableCheckpointError
         If a folder holds no weights, several candidates, or an index that does not fit its shards.
     """
-    if not path.is_dir():
+    if not path.exists():
+        raise unreadable(path, "there is no such file or folder", "check the path")
+    if path.is_file():
         return WeightFiles((path,))
     with reading(path):
-        names = frozenset(entry.name for entry in os.scandir(path) if entry.is_file())
+        names = frozenset(entry.name for entry in path.iterdir() if entry.is_file())
         for whole, suffix in zip(_WHOLE, _INDEX_SUFFIXES, strict=True):
             if whole in names:
                 return WeightFiles((path / whole,))

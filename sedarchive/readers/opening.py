@@ -135,7 +135,7 @@ def _file_fingerprint(path: Path) -> dict[str, Any]:
 
 def _header_ranges(file: RandomAccessFile) -> list[tuple[int, int]]:
     """Byte ranges (start, length) that identify a file without reading its weights."""
-    if file.path.suffix == ".safetensors":
+    if file.path.suffix.lower() == ".safetensors":
         return [(0, 8 + header_length(file))]
     head = min(file.size, _ENDS)
     tail = min(file.size - head, _ENDS)

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from sedarchive.readers.byteranges import RandomAccessFile
@@ -88,6 +89,9 @@ class _Archive:
             raise ValueError("the zip archive is encrypted")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise ValueError("the zip archive is compressed by another method than deflate")
+        total = _unpacked(entries)
+        if total > _EXPANSION * self._file.size + _EXPANSION_FREE:
+            raise ValueError(f"its records claim to unpack to {format_size(total)}: a zip bomb")
         return records
 
     def _find_root(self) -> str:
@@ -151,10 +155,13 @@ class _Archive:
         return spool, self._spooled[entry.filename]
 
     def _open_spool(self) -> _SpoolFile:
-        total = sum(entry.file_size for entry in self._records.values())
-        if total > _EXPANSION * self._file.size + _EXPANSION_FREE:
-            raise ValueError(f"its records claim to unpack to {format_size(total)}: a zip bomb")
+        total = _unpacked(self._records.values())
         if total > shutil.disk_usage(self._folder).free:
             way_out = f"make room in {self._folder}, or save the checkpoint uncompressed"
             raise unreadable(self._file.path, f"it is compressed and needs {format_size(total)} to unpack", way_out)
         return _SpoolFile(self._file.path, self._folder)
+
+
+def _unpacked(entries: Iterable[zipfile.ZipInfo]) -> int:
+    """Bytes of all compressed records once unpacked, as the directory claims."""
+    return sum(entry.file_size for entry in entries if entry.compress_type != zipfile.ZIP_STORED)

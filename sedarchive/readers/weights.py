@@ -14,7 +14,10 @@ _WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "par
 _META_KEYS = ("iter_num", "iter", "iteration", "step", "global_step", "epoch", "best_val_loss", "val_loss")
 _META_MAPS = ("model_args", "config", "hyper_parameters")
 _TRAINING = re.compile(r"optim|sched|scaler|(^|_)rng(_|$)|callbacks|loops|(^|_)amp(_|$)", re.IGNORECASE)
+_RANDOM_STATE = re.compile(r"(^|_)rng(_|$)", re.IGNORECASE)
 _DESCENTS, _DEPTH_LIMIT, _ENTRY_LIMIT = 3, 32, 1_000_000
+_NAME_LIMIT = 1024
+_META_LIMIT = 10_000
 _NAMED = 8  # names that a message lists
 
 
@@ -42,8 +45,9 @@ def find_weights(root: Any) -> Weights:
     """
     if isinstance(root, StoredTensor):
         return Weights({"tensor": root}, {}, ())
-    chosen, findings = _choose(root)
-    flat = _Flat()
+    bearing = _bearing(root)
+    chosen, findings = _choose(root, bearing)
+    flat = _Flat(bearing)
     flat.add(chosen, ())
     if not flat.tensors:
         raise ValueError(f"it holds no tensor of weights; {_describe(root)}")
@@ -57,38 +61,42 @@ def as_mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _choose(root: Any) -> tuple[Any, list[Finding]]:
+def _choose(root: Any, bearing: frozenset[int]) -> tuple[Any, list[Finding]]:
     """Choose the part of `root` that holds the weights, and findings on the parts that do not."""
     chosen, findings = root, []
     for _ in range(_DESCENTS):
         items = as_mapping(chosen)
-        key = next((key for key in _WEIGHT_KEYS if as_mapping(items.get(key)) and _holds_tensor(items[key])), None)
-        findings += _passed_over(items, key)
+        key = next((key for key in _WEIGHT_KEYS if as_mapping(items.get(key)) and id(items[key]) in bearing), None)
+        findings += _passed_over(items, key, bearing)
         if key is None:
-            return _without_training(chosen), findings
+            break
         chosen = items[key]
-    return chosen, findings
+    return _without_training(chosen), findings
 
 
 def _without_training(chosen: Any) -> Any:
-    """`chosen` less its optimizers and the like; a name with a dot is a tensor of a state dict."""
+    """`chosen` less its optimizers and the like."""
     if not as_mapping(chosen):
         return chosen
-    return {key: value for key, value in as_mapping(chosen).items() if not _is_training(key)}
+    return {key: value for key, value in as_mapping(chosen).items() if not _is_training(key, value)}
 
 
-def _is_training(key: Any) -> bool:
-    return isinstance(key, str) and "." not in key and _TRAINING.search(key) is not None
+def _is_training(key: Any, value: Any) -> bool:
+    """Whether an entry is state of the training; a single tensor may be a parameter called ``scaler``."""
+    if not isinstance(key, str) or "." in key:
+        return False
+    pattern = _RANDOM_STATE if isinstance(value, StoredTensor) else _TRAINING
+    return pattern.search(key) is not None
 
 
-def _passed_over(items: Mapping[Any, Any], key: str | None) -> list[Finding]:
-    training = [name for name in items if _is_training(name) and _holds_tensor(items[name])]
+def _passed_over(items: Mapping[Any, Any], key: str | None, bearing: frozenset[int]) -> list[Finding]:
+    training = [name for name, part in items.items() if _is_training(name, part) and id(part) in bearing]
     findings = []
     if training:
         detail = f"{_listed(training)}: state of the training, not weights; passed over"
         findings.append(Finding("training_state", "info", detail))
-    others = [name for name in items if name != key and name not in training and _holds_tensor(items[name])]
-    weights = [name for name in others if key is not None and not isinstance(items[name], StoredTensor)]
+    others = {name: part for name, part in items.items() if name != key and not _is_training(name, part)}
+    weights = [n for n, part in others.items() if key is not None and id(part) in bearing and not _is_scalar(part)]
     if weights:
         detail = f"the weights are those under {key!r}; also with tensors, and passed over: {_listed(weights)}"
         findings.append(Finding("other_weights", "warning", detail))
@@ -102,23 +110,37 @@ def _children(value: Any) -> Iterator[Any]:
         yield from as_mapping(value).values()
 
 
-def _holds_tensor(value: Any) -> bool:
-    """Whether a tensor stands anywhere in `value`; each part is looked at once, loops included."""
-    pending, seen = [value], set[int]()
+def _bearing(root: Any) -> frozenset[int]:
+    """Identities of the parts of `root` that hold a tensor at any depth; each is looked at once, loops included."""
+    parents: dict[int, list[int]] = {}
+    pending, seen, bearing = [root], {id(root)}, list[int]()
     while pending:
         part = pending.pop()
         if isinstance(part, StoredTensor):
-            return True
-        if id(part) not in seen:
-            seen.add(id(part))
-            pending.extend(_children(part))
-    return False
+            bearing.append(id(part))
+        for child in _children(part):
+            parents.setdefault(id(child), []).append(id(part))
+            if id(child) not in seen:
+                seen.add(id(child))
+                pending.append(child)
+    return frozenset(_reached(bearing, parents))
+
+
+def _reached(starts: list[int], edges: Mapping[int, list[int]]) -> set[int]:
+    """Everything that `edges` lead to from `starts`, these included."""
+    pending, found = list(starts), set(starts)
+    while pending:
+        new = set(edges.get(pending.pop(), ())) - found
+        found |= new
+        pending.extend(new)
+    return found
 
 
 class _Flat:
     """Tensors of nested mappings and lists by their joined names, and the entries that are none."""
 
-    def __init__(self) -> None:
+    def __init__(self, bearing: frozenset[int]) -> None:
+        self._bearing = bearing
         self.tensors: dict[str, StoredTensor] = {}
         self.plain: list[str] = []
         self.unread: list[str] = []
@@ -135,16 +157,22 @@ class _Flat:
         self._count += 1
         if len(path) > _DEPTH_LIMIT or self._count > _ENTRY_LIMIT:
             raise ValueError("its weights are nested without end")
+        if sum(map(len, path)) > _NAME_LIMIT:
+            raise ValueError("a name of its weights is of absurd length")
         name = ".".join(path)
         if isinstance(value, StoredTensor):
             self._add_tensor(name, value)
+        elif path and id(value) not in self._bearing:
+            self._add_barren(name, value)
         elif as_mapping(value):
             for key, part in as_mapping(value).items():
                 self._add_part(key, part, path)
         elif isinstance(value, list | tuple):
             for index, part in enumerate(value):
                 self.add(part, (*path, str(index)))
-        elif isinstance(value, Opaque):
+
+    def _add_barren(self, name: str, value: Any) -> None:
+        if isinstance(value, Opaque) and not value.items:
             self.unread.append(f"{name} ({value.kind})")
         else:
             self.plain.append(name)
@@ -190,7 +218,8 @@ def _meta(items: Mapping[Any, Any]) -> dict[str, Any]:
     """Plain values among the known keys of the top level."""
     found = {key: items[key] for key in _META_KEYS if items.get(key) is not None}
     scalars = {key: value for key, value in found.items() if _is_plain(value) or _is_scalar(value)}
-    return scalars | {key: plain for key in _META_MAPS if (plain := _plain(items.get(key), 0))}
+    plain = _Plain()
+    return scalars | {key: values for key in _META_MAPS if (values := plain.values(items.get(key), 0))}
 
 
 def _is_scalar(value: Any) -> bool:
@@ -203,17 +232,28 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | str)
 
 
-def _plain(value: Any, depth: int) -> dict[str, Any]:
-    """Plain values of a mapping, or of an object's attributes (a Namespace is one), three levels deep."""
-    state = value.state if isinstance(value, Opaque) and isinstance(value.state, dict) else {}
-    found: dict[str, Any] = {}
-    for key, part in (as_mapping(value) or state).items():
-        if not isinstance(key, str):
-            continue
+class _Plain:
+    """Plain values of nested mappings, up to a number of them: parts may be shared a million times."""
+
+    def __init__(self) -> None:
+        self._left = _META_LIMIT
+
+    def values(self, value: Any, depth: int) -> dict[str, Any]:
+        """Plain values of a mapping, or of an object's attributes (a Namespace is one), four levels deep."""
+        state = value.state if isinstance(value, Opaque) and isinstance(value.state, dict) else {}
+        found: dict[str, Any] = {}
+        for key, part in (as_mapping(value) or state).items():
+            self._left -= 1
+            if self._left < 0:
+                break
+            if isinstance(key, str):
+                found.update(self._entry(key, part, depth))
+        return found
+
+    def _entry(self, key: str, part: Any, depth: int) -> dict[str, Any]:
         if _is_plain(part):
-            found[key] = part
-        elif isinstance(part, list | tuple) and len(part) <= 64 and all(map(_is_plain, part)):
-            found[key] = list(part)
-        elif depth < _DESCENTS and (nested := _plain(part, depth + 1)):
-            found[key] = nested
-    return found
+            return {key: part}
+        if isinstance(part, list | tuple):
+            return {key: list(part)} if len(part) <= 64 and all(map(_is_plain, part)) else {}
+        nested = self.values(part, depth + 1) if depth < _DESCENTS else {}
+        return {key: nested} if nested else {}

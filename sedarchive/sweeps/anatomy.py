@@ -29,9 +29,7 @@ class Anatomy:
     def n_parameters(self) -> int:
         """Parameters, ties once, of tensors present at the last checkpoint."""
         last = len(self.run.commits) - 1
-        return sum(
-            leaf.n_elements for leaf in self.leaves if last in self.tensors[leaf.tensor].positions
-        )
+        return sum(leaf.n_elements for leaf in self.leaves if last in self.tensors[leaf.tensor].positions)
 
     def layout(self, tensor: str) -> TensorLayout:
         """Return what planning needs of a tensor."""
@@ -39,9 +37,7 @@ class Anatomy:
         widest = max(analysed.arrays, key=lambda info: info.spec.row_bytes)
         decoded = 8 if any(info.spec.dtype == "float64" for info in analysed.arrays) else 4
         n_leaves = sum(leaf.tensor == tensor for leaf in self.leaves)
-        return TensorLayout(
-            tensor, widest.grid, widest.spec.row_bytes, widest.spec.columns, decoded, n_leaves
-        )
+        return TensorLayout(tensor, widest.grid, widest.spec.row_bytes, widest.spec.columns, decoded, n_leaves)
 
     def skipped_reason(self, tensor: str) -> str | None:
         """Why a tensor, or a part of its history, is left out of an analysis; None if it is not."""
@@ -59,7 +55,9 @@ class Anatomy:
 def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = None) -> Anatomy:
     """Work out roles, ties and leaves of a run from its names, shapes and config."""
     tensors = run.tensors
-    architecture = _assign(run, [tensor for tensor in tensors.values() if tensor.name == tensor.tensor], heads, kv_heads)
+    architecture = _assign(
+        run, [tensor for tensor in tensors.values() if tensor.name == tensor.tensor], heads, kv_heads
+    )
     roles = dict(architecture.roles)
     for tensor in tensors.values():  # a tensor that changed its shape has a role for each shape
         if tensor.name != tensor.tensor:
@@ -75,12 +73,8 @@ def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = No
     return Anatomy(run, architecture, tensors, roles, tied_to, leaves)
 
 
-def _assign(
-    run: RunArchive, tensors: list[AnalysisTensor], heads: int | None, kv_heads: int | None
-) -> Architecture:
-    specs = {
-        tensor.tensor: TensorSpec(tensor.tensor, tensor.spec.dtype, tensor.spec.shape) for tensor in tensors
-    }
+def _assign(run: RunArchive, tensors: list[AnalysisTensor], heads: int | None, kv_heads: int | None) -> Architecture:
+    specs = {tensor.tensor: TensorSpec(tensor.tensor, tensor.spec.dtype, tensor.spec.shape) for tensor in tensors}
     return assign_roles(specs, run.config, heads=heads, kv_heads=kv_heads)
 
 

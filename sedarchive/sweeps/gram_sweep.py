@@ -6,9 +6,9 @@ goes on where it stopped.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,20 @@ import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive import RunArchive
+from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.records import canonical_digest
-from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, read_region
-from sedarchive.archive.writer import write_manifest
+from sedarchive.archive.store import ArraySpec, CheckedStore, ChunkReads, create_array, open_array, read_region
 from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
-from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, merge, select_part
+from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, select_part
 from sedarchive.history import DTYPES
 from sedarchive.leaves import Leaf, Scope
 from sedarchive.plan import DEFAULT_BAND, FULL_GRAM_LIMIT, Block, SweepPlan, plan_gram
+from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
 
 ALGORITHM = "gram-1"
+_READ_BYTES = 64 * MIB
 _COUNTS = ("zeros", "rounding", "nonfinite", "largest")
 
 
@@ -52,6 +54,8 @@ class GramOutcome:
     reused: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     """Tensor -> why it could not be read."""
+    reads: ChunkReads = field(default_factory=ChunkReads)
+    """Chunks of weights that the sweep fetched."""
 
 
 def gram_key(anatomy: Anatomy, options: GramOptions) -> str:
@@ -86,15 +90,19 @@ def sweep_gram(
     todo = stored.missing_tensors() if stored.exists else _leaf_tensors(anatomy)
     outcome = GramOutcome(reused=len(_leaf_tensors(anatomy)) - len(todo))
     if not todo:
+        if stored.exists:
+            stored.drop_others()
         return outcome
     plan = plan_gram_sweep(anatomy, todo, options.max_mem, executor.workers)
     stored.create(options.band_for(len(anatomy.run.commits)))
     function = partial(_gram_task, anatomy, options.band_for(len(anatomy.run.commits)))
+    before = anatomy.run.store.counts.so_far
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
     for done, results in enumerate(executor.map(function, plan.tasks), start=1):
         for block, sums in results:
             pending.add(block, sums)
         progress(f"gram {anatomy.run.name}", done, len(plan.tasks))
+    outcome.reads = anatomy.run.store.counts.so_far - before
     stored.drop_others()
     return outcome
 
@@ -196,7 +204,7 @@ class StoredGrams:
         self._create("counts", (n_leaves, len(_COUNTS), n_steps), ["leaf", "count", "step"], {"counts": _COUNTS})
         self._create("origin", (n_leaves, n_steps), ["leaf", "step"], {})
         self._create("updates", (n_leaves, n_steps, width), ["leaf", "step", "other"], attributes)
-        write_manifest(self._run.folder)
+        write_manifest(self._run.folder, self._store)
 
     def _create(self, part: str, shape: tuple[int, ...], names: list[str], attributes: dict[str, Any]) -> None:
         spec = ArraySpec(shape, (1, *shape[1:]), "<f8", float("nan"), names, attributes)
@@ -225,31 +233,47 @@ class StoredGrams:
         """Remove Gram matrices made from an earlier state of the run, and seal."""
         for other in self._folder.parent.iterdir():
             if other.is_dir() and other.name != self.key:
+                for metadata in other.rglob("zarr.json"):  # first, so that a half-removed array is no array any more
+                    metadata.unlink()
                 shutil.rmtree(other)
-        write_manifest(self._run.folder)
+        write_manifest(self._run.folder, self._store)
 
     def gram(self, scope: Scope) -> Gram:
         """Sum of the Gram matrices of a scope's leaves."""
         # the run's own store refuses to read a missing chunk as NaN; the writer's does not
         updates, origin = (open_array(self._run.store, f"{self._group}/{part}") for part in ("updates", "origin"))
+        products, first = np.zeros(updates.shape[1:]), np.zeros(origin.shape[1:])
+        at_once = max(1, _READ_BYTES // products.nbytes)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for span in _spans(sorted(map(self._at, scope.leaves)), at_once):
+                products += read_region(updates, (span,)).sum(axis=0)
+                first += read_region(origin, (span,)).sum(axis=0)
         banded = updates.attrs["band"] is not None
-        total: Gram | None = None
-        for leaf in scope.leaves:
-            at = slice(self._index[leaf.name], self._index[leaf.name] + 1)
-            products = read_region(updates, (at,))[0]
-            first = read_region(origin, (at,))[0]
-            one = Gram(None, products, first) if banded else Gram(products, None, first)
-            total = one if total is None else merge([total, one])
-        if total is None:
-            raise ArchiveError(f"scope {scope.name} holds no leaf")
-        return total
+        return Gram(None, products, first) if banded else Gram(products, None, first)
 
     def counts(self, scope: Scope) -> UpdateCounts:
         """Counts summed over a scope's leaves (the largest magnitude: its maximum)."""
-        array = open_array(self._run.store, f"{self._group}/counts")
-        leaves = np.stack([read_region(array, (slice(at, at + 1),))[0] for at in map(self._at, scope.leaves)])
+        leaves = self._counts[[self._at(leaf) for leaf in scope.leaves]]
         zeros, rounding, nonfinite = leaves[:, :3].sum(axis=0)
         return UpdateCounts(zeros, rounding, nonfinite, leaves[:, 3].max(axis=0))
 
+    @cached_property
+    def _counts(self) -> NDArray[np.float64]:
+        """Counts of every leaf that is done (leaf, count, T); NaN for the others."""
+        array = open_array(self._run.store, f"{self._group}/counts")
+        counts = np.full(array.shape, np.nan)
+        for span in _spans([at for at, leaf in enumerate(self._leaves) if self.is_done(leaf)], len(self._leaves)):
+            counts[span] = read_region(array, (span,))
+        return counts
+
     def _at(self, leaf: Leaf) -> int:
         return self._index[leaf.name]
+
+
+def _spans(indices: Sequence[int], longest: int) -> Iterator[slice]:
+    """Sorted indices as slices of neighbours, none longer than ``longest``."""
+    start = 0
+    for at in range(1, len(indices) + 1):
+        if at == len(indices) or indices[at] != indices[at - 1] + 1 or at - start == longest:
+            yield slice(indices[start], indices[at - 1] + 1)
+            start = at

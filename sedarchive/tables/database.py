@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import duckdb
 import numpy as np
@@ -56,11 +56,12 @@ class Database:
         For recipes and exports; never leave a result on it unfetched.
     """
 
+    _types: ClassVar[dict[str, dict[str, str]]] = {}  # of the one schema version that is ever written
+
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
         self.path = path
         self.connection = connection
         self._in_transaction = False
-        self._types: dict[str, dict[str, str]] = {}
 
     @classmethod
     def create_or_open(cls, path: str | Path, archive_id: str, patience: float = 10.0) -> Self:
@@ -200,7 +201,8 @@ class Database:
         """Of the rows that match ``where``, delete those whose columns ``names`` are none of ``kept``."""
         self._check_names(table, [*where, *names])
         condition = " AND ".join(f"{_quoted(name)} IS NOT DISTINCT FROM ?" for name in where) or "true"
-        columns = [column_array([row[at] for row in kept], self._column_types(table)[name]) for at, name in enumerate(names)]
+        types = self._column_types(table)
+        columns = [column_array([row[at] for row in kept], types[name]) for at, name in enumerate(names)]
         own = ", ".join(map(_quoted, names))
         self.connection.register(_INCOMING, dict(zip(names, columns, strict=True)))
         try:
@@ -293,10 +295,7 @@ class Database:
         lengths = {name: len(array) for name, array in rows.arrays.items()}
         if len(set(lengths.values())) > 1:
             raise DatabaseError(f"columns for table {table} differ in length: {lengths}")
-        for name in where.keys() & columns.keys():
-            given = rows.arrays[name].tolist() if name in rows.arrays else [rows.singles[name]]
-            if any(value != where[name] for value in given):
-                raise DatabaseError(f"rows for table {table} must all have {name} = {where[name]!r}, as in `where`")
+        _check_matches(table, where, rows)
         return rows
 
     def _replace(self, table: str, where: Mapping[str, Any], rows: "_NewRows | None") -> None:
@@ -351,6 +350,13 @@ def _why_not_opened(path: Path, message: str) -> str:
     if "not a valid DuckDB database" in message:
         return f"{path} is not a DuckDB database; name another file with --db"
     return f"{path} cannot be opened: {message.splitlines()[0]}"
+
+
+def _check_matches(table: str, where: Mapping[str, Any], rows: _NewRows) -> None:
+    for name, wanted in where.items():
+        given = rows.arrays[name].tolist() if name in rows.arrays else [rows.singles[name]]
+        if any(value != wanted for value in given):
+            raise DatabaseError(f"rows for table {table} must all have {name} = {wanted!r}, as in `where`")
 
 
 def _is_single(values: Any) -> bool:

@@ -1,0 +1,98 @@
+"""The house's rules: imports point down, and importing the package costs little."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "sedarchive"
+
+# Each row may import from the rows above it, and a folder from itself.
+LAYERS = [
+    {"errors", "sizes", "history", "result", "families", "roles"},
+    {"floats", "gram", "edge", "windows", "leaders", "nulls", "spectra", "tails", "leaves"},
+    {"plan"},
+    {"readers", "logs", "archive", "tables", "recipes", "render"},
+    {"executor"},
+    {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
+    {"compute"},
+    {"demo"},
+    {"cli"},
+]
+LEVEL = {name: row for row, names in enumerate(LAYERS) for name in names}
+# Inside these rows a module may use a neighbour: vocabulary, and mathematics that builds on mathematics.
+NEIGHBOURS = {
+    ("history", "errors"),
+    ("sizes", "errors"),
+    ("families", "errors"),
+    ("families", "history"),
+    ("roles", "families"),
+    ("roles", "history"),
+    ("roles", "errors"),
+    ("windows", "edge"),
+    ("windows", "gram"),
+    ("nulls", "gram"),
+    ("nulls", "leaders"),
+    ("tails", "spectra"),
+    ("tables", "render"),
+    ("recipes", "tables"),
+}
+
+
+def top(name):
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+def imports():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sedarchive"):
+                names = [node.module] if node.module != "sedarchive" else [f"sedarchive.{a.name}" for a in node.names]
+                yield from ((path, part, top(name)) for name in names)
+            elif isinstance(node, ast.Import):
+                yield from ((path, part, top(a.name)) for a in node.names if a.name.startswith("sedarchive."))
+
+
+def test_every_module_has_a_layer():
+    modules = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert modules - {"__init__", "__main__"} == set(LEVEL)
+
+
+def test_imports_point_down():
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {target}"
+        for path, part, target in imports()
+        if part not in ("__init__", "__main__") and target != "__version__" and target != part
+        if (part, target) not in NEIGHBOURS and LEVEL[target] >= LEVEL[part]
+    ]
+    assert not wrong
+
+
+def test_only_the_executor_uses_dask():
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "dask"
+        in {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        }
+    }
+    assert users == {"executor.py"}
+
+
+@pytest.mark.parametrize("statement", ["import sedarchive", "import sedarchive.cli.app"])
+def test_import_loads_nothing_heavy(statement):
+    code = f"{statement}; import sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "dask", "matplotlib", "zarr", "duckdb", "numpy", "pandas", "rich"} & set(loaded)
+
+
+def test_layer_test_sees_an_upward_import():
+    assert LEVEL["cli"] > LEVEL["archive"] > LEVEL["gram"]
+    assert ("archive", "run") not in {(part, target) for _, part, target in imports()}
