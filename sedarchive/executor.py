@@ -30,7 +30,8 @@ class Executor:
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Results of ``function`` for each task, in order; at most a batch of them is held.
 
-        Call it inside :func:`one_blas_thread`.
+        An exception of a task is raised once no other task runs any more, so that none writes behind the caller's
+        back. Call it inside :func:`one_blas_thread`.
         """
         if self.scheduler == "serial" or self.workers == 1:
             yield from map(function, tasks)
@@ -38,8 +39,25 @@ class Executor:
         from dask.threaded import get  # dask.compute() would import distributed, for two seconds
 
         for batch in _batched(tasks, _BATCHES_PER_WORKER * self.workers):
-            graph = {index: (partial(function, task),) for index, task in enumerate(batch)}
-            yield from get(graph, list(graph), num_workers=self.workers)
+            graph = {index: (partial(_attempt, function, task),) for index, task in enumerate(batch)}
+            for outcome in get(graph, list(graph), num_workers=self.workers):
+                if isinstance(outcome, _Failed):
+                    raise outcome.error
+                yield outcome
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An exception of a task, as its result."""
+
+    error: Exception
+
+
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Failed:
+    try:
+        return function(task)
+    except Exception as error:
+        return _Failed(error)
 
 
 def _batched(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:

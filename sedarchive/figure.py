@@ -78,7 +78,7 @@ def _draw_ratio(axis: Any, run: str, rows: list[Any]) -> None:
     axis.set_ylabel("edge ratio", color=_EDGE)
     axis.set_title(run, loc="left", fontsize=9)
     axis.set_ylim(bottom=1)
-    axis.legend(loc="upper left", fontsize=7)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=7)
 
 
 def _draw_metric(axis: Any, metric: str, rows: list[Any]) -> None:
@@ -86,6 +86,8 @@ def _draw_metric(axis: Any, metric: str, rows: list[Any]) -> None:
         return
     other = axis.twinx()
     other.plot(*zip(*rows, strict=True), color=_METRIC, linewidth=1)
+    if metric.endswith("_acc"):
+        other.set_ylim(-0.03, 1.03)
     other.set_ylabel(metric, color=_METRIC)
     other.spines["right"].set_visible(True)
 

@@ -12,20 +12,30 @@ version: equal seeds give equal bands only for equal versions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.gram import Gram
-from sedarchive.leaders import leader_profiles
+from sedarchive.leaders import (
+    BAND,
+    Draws,
+    Leader,
+    Moved,
+    draw_cosines,
+    draw_leader,
+    leader_dimension,
+    leader_profiles,
+    log_sigmas,
+    move,
+    rank_of,
+    scaled,
+)
 
 Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
 
 DRAWS = 999
-LOW, HIGH = 0.025, 0.975
-"""Quantiles of the two-sided band of each ratio."""
 EDGE_HIGH = 0.95
 """Quantile of the one-sided bound of the largest ratio."""
 EDGE_TOLERANCE = 1e-2
@@ -34,10 +44,10 @@ CLOSED_FORM_ERROR = 1e-3
 _OVERSHOOT = 1.25
 _MIN_DIMENSION = 2.0
 _MIN_PAIRS = 10
-_BUCKETS_PER_OCTAVE = 8
 _SMALLEST_NORM = 1e-7
-_CHUNK_NUMBERS = 2**21
-_CACHE_NUMBERS = 2**24
+_CHUNK_NUMBERS = 2**19
+_CACHE_NUMBERS = 2**22
+_KEPT_COSINES = 4
 
 
 @dataclass(frozen=True)
@@ -74,15 +84,6 @@ class NullBands:
     """(1 + number of null edge ratios at or above the observed one) / (1 + draws) (n,)."""
 
 
-class _Leader(NamedTuple):
-    """Draws at one profile of log norms, and how they move with it."""
-
-    log_sigma: Singles
-    """(draws, K), descending."""
-    weights: Singles
-    """d log sigma_k / d log norm_i = u_ik² (draws, K, W)."""
-
-
 class _Observed(NamedTuple):
     """What the p-values compare."""
 
@@ -95,30 +96,33 @@ class NullCache:
     """Draws that several scopes may share; what it holds never changes a result."""
 
     def __init__(self) -> None:
-        self._leaders: dict[tuple[float | int | bytes, ...], _Leader] = {}
+        self._leaders: dict[tuple[float | int | bytes, ...], Leader] = {}
         self._numbers = 0
-        self._drawn: tuple[tuple[float, ...], Floats] = ((), np.empty(0))
+        self._drawn: dict[tuple[float, ...], Draws] = {}
 
-    def get(self, profile: Floats, p_eff: float, draws: int, seed: int) -> _Leader:
-        """Return the draws at a profile of log norms (W,)."""
-        key = (profile.tobytes(), p_eff, draws, seed)
+    def get(self, profile: Floats, dimension: float, draws: int, seed: int) -> Leader:
+        """Return the leader at a profile of log norms (W,)."""
+        key = (profile.tobytes(), dimension, draws, seed)
         leader = self._leaders.get(key)
         if leader is None:
-            leader = _expand(self._correlations(len(profile), p_eff, draws, seed), profile, p_eff)
-            if self._numbers + leader.weights.size > _CACHE_NUMBERS:
+            leader = draw_leader(self._cosines(len(profile), dimension, draws, seed), profile, dimension)
+            if self._numbers + leader.gaps.size > _CACHE_NUMBERS:
                 self._leaders.clear()
                 self._numbers = 0
             self._leaders[key] = leader
-            self._numbers += leader.weights.size
+            self._numbers += leader.gaps.size
         return leader
 
-    def _correlations(self, size: int, p_eff: float, draws: int, seed: int) -> Floats:
-        """Return the random correlations that all leaders of a size and dimension start from."""
-        key = (size, p_eff, draws, seed)
-        drawn = self._drawn  # one look: threads that derive windows of other sizes share the cache
-        if drawn[0] != key:
-            drawn = self._drawn = (key, _correlations(size, p_eff, draws, seed))
-        return drawn[1]
+    def _cosines(self, size: int, dimension: float, draws: int, seed: int) -> Draws:
+        """Return the random cosines that all leaders of a size and dimension start from."""
+        key = (size, dimension, draws, seed)
+        drawn = self._drawn.get(key)
+        if drawn is None:
+            drawn = draw_cosines(size, dimension, draws, seed)
+            if len(self._drawn) >= _KEPT_COSINES:
+                self._drawn.clear()
+            self._drawn[key] = drawn
+        return drawn
 
 
 def effective_dimension(gram: Gram, n_elements: int) -> float:
@@ -179,17 +183,13 @@ def sampled_null(norms: Floats, p_eff: float, draws: int = DRAWS, seed: int = 0)
     if is_closed_form(len(profile), p_eff):
         logs = np.broadcast_to(profile, (draws, len(profile)))
     else:
-        correlation = _correlations(len(profile), p_eff, draws, seed)
-        energy = np.asarray(np.linalg.eigvalsh(_scaled(correlation, profile)), dtype=np.float64)
-        logs = _log_sigmas(energy, p_eff)
-    sigma, ratio, edge = _order_statistics(np.ascontiguousarray(logs.T)[None])
-    return NullBand(
-        _padded(sigma, len(norms))[0],
-        _padded(ratio[0], len(norms) - 1)[0],
-        _padded(ratio[2], len(norms) - 1)[0],
-        _padded(ratio[1], len(norms) - 1)[0],
-        edge[0],
-    )
+        cosines = draw_cosines(len(profile), p_eff, draws, seed).cosines
+        energy = np.asarray(np.linalg.eigvalsh(scaled(cosines, profile)), dtype=np.float64)
+        logs = log_sigmas(energy, p_eff)
+    null = _sorted_draws(logs)
+    low, median, high = _padded(np.exp(null.gaps[0].T), (3, len(norms) - 1))
+    sigma = _padded(np.exp(null.log_sigma), (1, len(norms)))
+    return NullBand(sigma[0], low, high, median, np.exp(null.largest[0]))
 
 
 def is_closed_form(window_size: int, p_eff: float) -> bool:
@@ -207,10 +207,9 @@ def null_bands(
 ) -> NullBands:
     """Return the nulls of all windows of one size.
 
-    Windows share draws: each takes those of a *leader*, a profile of sorted log norms on a fixed grid near its own
-    (:mod:`sedarchive.leaders`), moved to its own norms to first order, draw by draw:
-    ``d log sigma_k = sum_i u_ik² d log norm_i``. p_eff is rounded to an eighth of an octave (changes ``ratio - 1`` by
-    at most 2.2 %). The result of a window is a function of its own norms, p_eff and seed alone.
+    Windows share draws: each takes the quantiles of a *leader*, a profile of sorted log norms and a dimension on a
+    fixed grid near its own (:mod:`sedarchive.leaders`), moved to its own norms and p_eff to first order. The result of
+    a window is a function of its own norms, p_eff and seed alone. p_eff is rounded to an integer below W.
 
     Parameters
     ----------
@@ -227,12 +226,14 @@ def null_bands(
     Returns
     -------
     NullBands
-        No band for windows with a non-finite norm or fewer than two positive ones. Error of sharing against windows
-        sampled one by one (cosine learning rate with warm-up, 5 % jitter, p_eff 32 to 1e5; relative, in nine of ten
-        windows; worst near p_eff = 1e3 to 1e4): median and 95 % bound of the largest ratio 0.005 for W <= 15 and 0.014
-        for W = 30 (largest seen 0.04); bands of single ratios 0.04 low and 0.02 high for W <= 15, 0.06 and 0.04 for
-        W = 30 (largest seen 0.1). ``edge_ratio_p`` therefore counts a null value as reached by an observed one from
-        1 % above it: it errs towards no excess, and does not call an excess below 1 %.
+        No band for windows with a non-finite norm or fewer than two positive ones. Error against windows sampled one
+        by one at the same p_eff (:func:`sampled_null`; relative, in nine of ten; W = 15 and 30, p_eff 32 to 1e5, cosine
+        learning rate with warm-up, 5 % jitter): median and 95 % bound of the largest ratio 0.004 and 0.006, at single
+        p_eff up to 0.009 and 0.013 (largest seen 0.04); nine of ten bands of single ratios of such a window 0.005 low
+        and 0.007 high, all of them 0.009 and 0.013 (largest seen 0.1); median singular values 0.0025, the worst of a
+        window 0.013. With 20 % jitter or an outlying norm the largest ratio errs by 0.02 and its bound as much; below
+        2 W dimensions the 95 % bound by up to 0.05. ``edge_ratio_p`` therefore counts a null value as reached by an
+        observed one from 1 % above it: it errs towards no excess, and does not call an excess below 1 %.
     """
     cache = cache if cache is not None else NullCache()
     n_windows, size = norms.shape
@@ -246,117 +247,58 @@ def null_bands(
         chosen = np.flatnonzero(positive == n_positive)
         scale = np.log(ordered[chosen, :n_positive])
         level = scale.mean(axis=1)
-        for rows, logs in _log_draws(scale - level[:, None], p_eff, draws, seed, cache):
-            _store(bands, chosen[rows], level[rows], logs, _Observed(edge_ratio, draws))
+        for rows, null in _nulls(scale - level[:, None], p_eff, draws, seed, cache):
+            _store(bands, chosen[rows], level[rows], null, _Observed(edge_ratio, draws))
     return bands
 
 
-def _log_draws(
+def _nulls(
     profiles: Floats, p_eff: float, draws: int, seed: int, cache: NullCache
-) -> Iterator[tuple[NDArray[np.intp], Floats | Singles]]:
-    """Yield, for groups of windows, their rows and log sigma (rows, K, draws); one "draw" is the closed form."""
+) -> Iterator[tuple[NDArray[np.intp], Moved]]:
+    """Yield, for groups of windows, their rows and their nulls; one "draw" is the closed form."""
     size = profiles.shape[1]
     if is_closed_form(size, p_eff):
-        yield np.arange(len(profiles)), profiles[:, :, None]
+        gaps = profiles[:, :-1] - profiles[:, 1:]
+        band = np.repeat(gaps[:, :, None], len(BAND), axis=2)
+        yield np.arange(len(profiles)), Moved(profiles, band, gaps.max(axis=1, keepdims=True))
         return
+    dimension = leader_dimension(p_eff, size)
+    t = np.sqrt(dimension / p_eff) - 1 if p_eff >= size else 0.0
     leaders, members = np.unique(leader_profiles(profiles), axis=0, return_inverse=True)
     for at, profile in enumerate(leaders):
-        leader = cache.get(profile, bucketed_dimension(p_eff, size), draws, seed)
+        leader = cache.get(profile, dimension, draws, seed)
         rows = np.flatnonzero(members.ravel() == at)
-        at_once = max(_CHUNK_NUMBERS // leader.log_sigma.size, 1)
+        at_once = max(_CHUNK_NUMBERS // leader.gaps.size, 1)
         for first in range(0, len(rows), at_once):
             chunk = rows[first : first + at_once]
-            yield chunk, _moved(leader, profiles[chunk] - profile)
+            change = profiles[chunk] - profile
+            yield chunk, move(leader, np.concatenate([change, np.full((len(chunk), 1), t)], axis=1))
 
 
-def _moved(leader: _Leader, change: Floats) -> Singles:
-    """Return log sigma (n, K, draws) at profiles that differ by `change` (n, W) from the leader's."""
-    draws, kept, size = leader.weights.shape
-    weights = leader.weights.reshape(draws * kept, size)
-    # one product a window: bits of a common product would depend on the company
-    shift = np.stack([weights @ row for row in change.astype(np.float32)])
-    logs = leader.log_sigma + shift.reshape(len(change), draws, kept)
-    logs.sort(axis=2)
-    return np.ascontiguousarray(logs[:, :, ::-1].transpose(0, 2, 1))
-
-
-def _store(
-    bands: NullBands, rows: NDArray[np.intp], level: Floats, logs: Floats | Singles, observed: _Observed
-) -> None:
-    """Write the bands of the windows `rows` from their log sigma (n, K, draws), less their `level`."""
-    sigma, ratio, edge = _order_statistics(logs)
-    kept = logs.shape[1]
-    bands.sigma_null[rows, :kept] = sigma * np.exp(level)[:, None]
-    bands.ratio_null_low[rows, : kept - 1] = ratio[0]
-    bands.ratio_null_high[rows, : kept - 1] = ratio[2]
-    bands.edge_ratio_null[rows] = edge[:, _rank(0.5, edge.shape[1])]
-    bands.edge_ratio_null_high[rows] = edge[:, _rank(EDGE_HIGH, edge.shape[1])]
-    seen = observed.edge_ratio[rows]
-    reached = (edge * (1 + EDGE_TOLERANCE) >= seen[:, None]).mean(axis=1)
+def _store(bands: NullBands, rows: NDArray[np.intp], level: Floats, null: Moved, observed: _Observed) -> None:
+    """Write the bands of the windows `rows` from their nulls, less their `level`."""
+    kept = null.log_sigma.shape[1]
+    bands.sigma_null[rows, :kept] = np.exp(null.log_sigma + level[:, None])
+    bands.ratio_null_low[rows, : kept - 1] = np.exp(null.gaps[:, :, 0])
+    bands.ratio_null_high[rows, : kept - 1] = np.exp(null.gaps[:, :, 2])
+    shown = null.largest.shape[1]
+    bands.edge_ratio_null[rows] = np.exp(null.largest[:, rank_of(0.5, shown)])
+    bands.edge_ratio_null_high[rows] = np.exp(null.largest[:, rank_of(EDGE_HIGH, shown)])
+    seen = np.log(observed.edge_ratio[rows] / (1 + EDGE_TOLERANCE)).astype(null.largest.dtype)
+    reached = (null.largest >= seen[:, None]).mean(axis=1)
     draws = observed.draws
     bands.edge_ratio_p[rows] = np.where(np.isnan(seen), np.nan, (1 + reached * draws) / (draws + 1))
 
 
-def _order_statistics(logs: Floats | Singles) -> tuple[Any, tuple[Any, Any, Any], Any]:
-    """Return median sigma (n, K), (low, median, high) ratios (n, K - 1) and ascending edge ratios (n, draws)."""
-    draws = logs.shape[2]
-    middle = _rank(0.5, draws)
-    ratio = logs[:, :-1] - logs[:, 1:]
-    edge = np.exp(np.sort(ratio.max(axis=1), axis=1))
-    sigma = np.exp(np.sort(logs, axis=2)[:, :, middle])  # a vectorised sort beats a partition
-    ratio.sort(axis=2)
-    low, median, high = (np.exp(ratio[:, :, _rank(quantile, draws)]) for quantile in (LOW, 0.5, HIGH))
-    return sigma, (low, median, high), edge
+def _sorted_draws(logs: Floats) -> Moved:
+    """Return the null of one window from its log sigma (draws, K)."""
+    gaps = np.sort(logs[:, :-1] - logs[:, 1:], axis=0)
+    largest = np.sort((logs[:, :-1] - logs[:, 1:]).max(axis=1))
+    picked = [rank_of(quantile, len(logs)) for quantile in BAND]
+    return Moved(np.sort(logs, axis=0)[None, rank_of(0.5, len(logs))], gaps[picked].T[None], largest[None])
 
 
-def _rank(quantile: float, draws: int) -> int:
-    return min(int(np.ceil(quantile * draws)), draws) - 1
-
-
-def bucketed_dimension(p_eff: float, window_size: int) -> float:
-    """Return p_eff on its grid: an integer below the window size, else eighths of an octave."""
-    if p_eff < window_size:
-        return float(max(round(p_eff), 2))
-    step: float = 2.0 ** (round(float(np.log2(p_eff)) * _BUCKETS_PER_OCTAVE) / _BUCKETS_PER_OCTAVE)
-    return max(step, float(window_size))
-
-
-def _expand(correlation: Floats, profile: Floats, p_eff: float) -> _Leader:
-    energy, vectors = np.linalg.eigh(_scaled(correlation, profile))
-    log_sigma = _log_sigmas(energy, p_eff)
-    weights = vectors[:, :, ::-1][:, :, : log_sigma.shape[1]] ** 2
-    return _Leader(log_sigma.astype(np.float32), np.ascontiguousarray(weights.transpose(0, 2, 1), dtype=np.float32))
-
-
-def _log_sigmas(energy: Floats, p_eff: float) -> Floats:
-    """Return log sigma (draws, K), descending, from ascending eigenvalues (draws, W)."""
-    size = energy.shape[1]
-    kept = min(size, round(p_eff)) if p_eff < size else size
-    leading = energy[:, ::-1][:, :kept]
-    logs: Floats = 0.5 * np.log(np.maximum(leading, np.finfo(np.float64).tiny))
-    return logs
-
-
-def _scaled(correlation: Floats, profile: Floats) -> Floats:
-    """Return the Gram matrices (draws, W, W) with norms exp(profile)."""
-    norms = np.exp(profile)
-    return correlation * norms[:, None] * norms
-
-
-def _correlations(size: int, p_eff: float, draws: int, seed: int) -> Floats:
-    """Return Gram matrices (draws, W, W) of W random unit vectors in p_eff dimensions."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    if p_eff < size:
-        rows = generator.standard_normal((draws, size, round(p_eff)))
-    else:
-        rows = np.tril(generator.standard_normal((draws, size, size)), -1)
-        diagonal = np.arange(size)
-        rows[:, diagonal, diagonal] = np.sqrt(generator.chisquare(p_eff - diagonal, size=(draws, size)))
-    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
-    return rows @ rows.transpose(0, 2, 1)
-
-
-def _padded(values: Floats, length: int) -> Floats:
-    padded = np.full((len(values), length), np.nan)
-    padded[:, : values.shape[1]] = values
+def _padded(values: Floats, shape: tuple[int, int]) -> Floats:
+    padded = np.full(shape, np.nan)
+    padded[:, : values.shape[-1]] = values.reshape(shape[0], -1)
     return padded

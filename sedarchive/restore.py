@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sedarchive.archive import RunArchive
-from sedarchive.archive.run import ArrayInfo, Commit
+from sedarchive.archive.run import ArrayInfo, Commit, tensor_hash
 from sedarchive.errors import ArchiveError, DamagedArchiveError, UnknownNameError
-from sedarchive.archive.run import tensor_hash
 
 SAFETENSORS_CODES = {
     "float64": "F64",

@@ -160,8 +160,9 @@ def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> 
     """Return the series of the windows that begin at the updates `starts` (consecutive)."""
     inside = np.arange(size)
     before = np.maximum(starts - 1, 0)  # the first window has none; its comparisons are blanked below
-    blocks = [_products(gram, a, b, inside) for a, b in ((starts, starts), (before, before), (starts, before))]
-    now, previous, across = blocks
+    # the furthest products first: a band that is too narrow is refused with the width that is enough
+    pairs = ((starts, before), (starts, starts), (before, before))
+    across, now, previous = (_products(gram, a, b, inside) for a, b in pairs)
     modes, old = _modes(now), _modes(previous)
     scalars = edge_scalars(modes.sigma, n_elements)
     change = _operator_change(gram, starts, before, size)

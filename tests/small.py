@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
+
+from sedarchive.compute import windows as window_tables
+from sedarchive.nulls import null_bands
 
 torch.set_num_threads(1)
 
@@ -101,3 +106,8 @@ def run_cli(*args, cwd=None, timeout=120, **env):
     return subprocess.run(
         command(*args), cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=timeout
     )
+
+
+def few_draws():
+    """A null of few draws in ``compute`` of this process: it costs the most, and its worth is shown elsewhere."""
+    return mock.patch.object(window_tables, "null_bands", partial(null_bands, draws=19))

@@ -103,14 +103,17 @@ def scopes_of(folder):
     return [name for name in names if any(belongs(name, leaf) for leaf in truth(folder))]
 
 
+def windows_of(folder, scope, size):
+    """All windows (n, W, p), oldest update first."""
+    return np.lib.stride_tricks.sliding_window_view(deltas_of(folder, scope), size, axis=0).transpose(0, 2, 1)
+
+
 @cache
 def dense(folder, scope, size):
-    """Windows (n, W, p), their singular values (n, W) and right singular vectors (n, W, p)."""
-    deltas = deltas_of(folder, scope)
-    windows = np.stack([deltas[at : at + size] for at in range(N_UPDATES - size + 1)])
-    _, sigma, vectors = np.linalg.svd(windows, full_matrices=False)
-    missing = size - sigma.shape[1]
-    return windows, np.pad(sigma, ((0, 0), (0, missing))), np.pad(vectors, ((0, 0), (0, missing), (0, 0)))
+    """Singular values of the windows (n, W), and the cosines of their right singular vectors with the last ones."""
+    _, sigma, vectors = np.linalg.svd(windows_of(folder, scope, size), full_matrices=False)
+    overlap = np.abs(np.einsum("nkp,nkp->nk", vectors[1:], vectors[:-1]))
+    return tuple(np.pad(found, ((0, 0), (0, size - found.shape[1]))) for found in (sigma, overlap))
 
 
 @pytest.fixture(params=RUNS)
@@ -123,19 +126,37 @@ def size(request):
     return request.param
 
 
+SIGMA_COLUMNS = ("sigma", "status", "ratio", "overlap_previous")
+WINDOW_COLUMNS = ("pc1_share", "drift_speed", "gram_change_operator", "edge_ratio", "edge_k")
+UPDATE_COLUMNS = ("step", "norm", "cos_previous", "zero_fraction", "quantization_noise")
+
+
+@cache
+def table(computed, run, name, columns):
+    """(scope, size) -> columns of a table, in the order of its rows; updates are of size 1."""
+    size, order = "1" if name == "updates" else "window_size", "step, k" if name == "window_sigmas" else "step"
+    sql = f"SELECT scope, {size}, {', '.join(columns)} FROM {name} WHERE run = ? ORDER BY {order}"
+    pairs = {}
+    for scope, length, *values in computed.rows(sql, [run]):
+        pairs.setdefault((scope, length), []).append(values)
+    return {pair: dict(zip(columns, zip(*rows, strict=True), strict=True)) for pair, rows in pairs.items()}
+
+
 def sigma_table(computed, folder, scope, size, column):
     """One column of ``window_sigmas`` (n, W)."""
-    sql = f"SELECT {column} FROM window_sigmas WHERE run = ? AND scope = ? AND window_size = ? ORDER BY step, k"
-    found = [value for (value,) in computed.rows(sql, [folder.name, scope, size])]
+    found = table(computed, folder.name, "window_sigmas", SIGMA_COLUMNS)[scope, size][column]
     array = np.array(found, dtype=object if column == "status" else float)
     return array.reshape(N_UPDATES - size + 1, size)
 
 
-def columns_of(computed, table, folder, scope, names, size=None):
-    """Columns of ``updates`` or ``windows`` in order of steps."""
-    where = "run = ? AND scope = ?" + ("" if size is None else f" AND window_size = {size}")
-    rows = computed.rows(f"SELECT {', '.join(names)} FROM {table} WHERE {where} ORDER BY step", [folder.name, scope])
-    return dict(zip(names, np.array(rows, dtype=float).T, strict=True))
+def window_table(computed, folder, scope, size):
+    found = table(computed, folder.name, "windows", WINDOW_COLUMNS)[scope, size]
+    return {name: np.array(values, dtype=float) for name, values in found.items()}
+
+
+def update_table(computed, folder, scope):
+    found = table(computed, folder.name, "updates", UPDATE_COLUMNS)[scope, 1]
+    return {name: np.array(values, dtype=float) for name, values in found.items()}
 
 
 def test_every_scope_that_a_run_has_is_in_the_tables(computed, folder):
@@ -145,7 +166,7 @@ def test_every_scope_that_a_run_has_is_in_the_tables(computed, folder):
 
 def test_window_sigmas_hold_their_error_bound_against_a_dense_svd(computed, folder, size):
     for scope in scopes_of(folder):
-        _, sigma, _ = dense(folder, scope, size)
+        sigma, _ = dense(folder, scope, size)
         found, status = (sigma_table(computed, folder, scope, size, name) for name in ("sigma", "status"))
         known = status == "ok"
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -156,7 +177,7 @@ def test_window_sigmas_hold_their_error_bound_against_a_dense_svd(computed, fold
 
 def test_a_sigma_is_null_only_below_the_stated_resolution(computed, folder, size):
     for scope in scopes_of(folder):
-        _, sigma, _ = dense(folder, scope, size)
+        sigma, _ = dense(folder, scope, size)
         found, status = (sigma_table(computed, folder, scope, size, name) for name in ("sigma", "status"))
         first = np.broadcast_to(sigma[:, :1], sigma.shape)
         assert np.array_equal(np.isnan(found), status == "unresolved")
@@ -167,10 +188,10 @@ def test_a_sigma_is_null_only_below_the_stated_resolution(computed, folder, size
         assert (found[status == "zero"] == 0).all()
 
 
-def test_the_histories_hold_what_is_hard(computed, trained):
+def test_the_histories_hold_what_is_hard(trained):
     collinear, sigma = trained / "collinear", {}
     for scope, run in (("all", collinear), ("all", trained / "rank_two"), ("all", trained / "gpt2_float32")):
-        _, values, _ = dense(run, scope, 10)
+        values, _ = dense(run, scope, 10)
         sigma[run.name] = values / values[:, :1]
     small = (sigma["collinear"] > 1e-7) & (sigma["collinear"] < 1e-5)
     assert small.any()
@@ -178,7 +199,7 @@ def test_the_histories_hold_what_is_hard(computed, trained):
     assert (sigma["rank_two"][:, 1] > 1e-3).all()
     assert (sigma["rank_two"][:, 2:] < 1e-12).all()
     assert (sigma["gpt2_float32"] > 1e-3).all()
-    assert (dense(collinear, "tensor:still.weight", 10)[1] == 0).all()
+    assert (dense(collinear, "tensor:still.weight", 10)[0] == 0).all()
 
 
 def test_ratios_are_those_of_neighbouring_sigmas(computed, folder):
@@ -202,9 +223,8 @@ def relative_gaps(sigma):
 def test_overlaps_are_those_of_dense_singular_vectors(computed, trained, run, size):
     folder, n_compared = trained / run, 0
     for scope in set(scopes_of(folder)) - {"tensor:still.weight"}:
-        _, sigma, vectors = dense(folder, scope, size)
+        sigma, wanted = dense(folder, scope, size)
         overlap = sigma_table(computed, folder, scope, size, "overlap_previous")
-        wanted = np.abs(np.einsum("nkp,nkp->nk", vectors[1:], vectors[:-1]))
         gaps = np.minimum(relative_gaps(sigma)[1:], relative_gaps(sigma)[:-1])
         with np.errstate(divide="ignore"):
             tolerance = 1e-9 + 1e-13 / gaps
@@ -223,10 +243,9 @@ def test_the_davis_kahan_bound_is_never_above_the_overlap(computed, trained):
 
 
 def test_updates_are_those_of_the_files(computed, folder):
-    names = ("step", "norm", "cos_previous", "zero_fraction")
     for scope in scopes_of(folder):
         deltas = deltas_of(folder, scope)
-        found = columns_of(computed, "updates", folder, scope, names)
+        found = update_table(computed, folder, scope)
         norm = np.linalg.norm(deltas, axis=1)
         with np.errstate(invalid="ignore"):
             cosine = np.append(np.nan, (deltas[1:] * deltas[:-1]).sum(axis=1) / (norm[1:] * norm[:-1]))
@@ -243,8 +262,8 @@ def test_quantization_noise_is_the_rounding_energy_of_the_stored_format(computed
     spacing = np.spacing(np.abs(stored).astype(name)).astype(float)
     energy = (spacing**2 / 12).sum(axis=1)
     wanted = (energy[1:] + energy[:-1]) / (np.diff(stored, axis=0) ** 2).sum(axis=1)
-    found = columns_of(computed, "updates", folder, "all", ("quantization_noise",))
-    np.testing.assert_allclose(found["quantization_noise"], wanted, rtol=1e-12)
+    found = update_table(computed, folder, "all")["quantization_noise"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 def gram_change(new, old):
@@ -257,10 +276,9 @@ def gram_change(new, old):
 
 
 def test_scalars_of_windows_are_those_of_the_dense_matrices(computed, folder, size):
-    names = ("pc1_share", "drift_speed", "gram_change_operator", "edge_ratio")
     for scope in scopes_of(folder):
-        windows, sigma, _ = dense(folder, scope, size)
-        found = columns_of(computed, "windows", folder, scope, names, size)
+        windows, (sigma, _) = windows_of(folder, scope, size), dense(folder, scope, size)
+        found = window_table(computed, folder, scope, size)
         moved = sigma[:, 0] > 0
         share = sigma[moved, 0] ** 2 / (sigma[moved] ** 2).sum(axis=1)
         np.testing.assert_allclose(found["pc1_share"][moved], share, rtol=1e-12)
@@ -273,15 +291,15 @@ def test_scalars_of_windows_are_those_of_the_dense_matrices(computed, folder, si
         assert np.isnan(found["gram_change_operator"][0])
 
 
-def test_edge_ratios_are_the_largest_of_the_dense_ratios(computed, trained, size):
-    for run in TRANSFORMERS:
-        for scope in scopes_of(trained / run):
-            _, sigma, _ = dense(trained / run, scope, size)
-            found = columns_of(computed, "windows", trained / run, scope, ("edge_ratio", "edge_k"), size)
-            ratio = sigma[:, :-1] / sigma[:, 1:]
-            if (sigma[:, -1] > 1e-4 * sigma[:, 0]).all():
-                np.testing.assert_allclose(found["edge_ratio"], ratio.max(axis=1), rtol=3e-6)
-                assert np.array_equal(found["edge_k"], ratio.argmax(axis=1) + 1)
+@pytest.mark.parametrize("run", TRANSFORMERS)
+def test_edge_ratios_are_the_largest_of_the_dense_ratios(computed, trained, run, size):
+    for scope in scopes_of(trained / run):
+        sigma, _ = dense(trained / run, scope, size)
+        found = window_table(computed, trained / run, scope, size)
+        ratio = sigma[:, :-1] / sigma[:, 1:]
+        assert (sigma[:, -1] > 1e-4 * sigma[:, 0]).all()
+        np.testing.assert_allclose(found["edge_ratio"], ratio.max(axis=1), rtol=3e-6)
+        assert np.array_equal(found["edge_k"], ratio.argmax(axis=1) + 1)
 
 
 def spectra_of(computed, folder):

@@ -28,13 +28,11 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
         If another process holds it; the message names that process.
     """
     path = archive / LOCK_NAME
-    with path.open("a+b") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ArchiveLockedError(
-                f"{archive}: {_owner(path)} is writing this archive; wait for it, or use another --archive"
-            ) from error
+            raise _locked(archive) from error
         if not _is_still(path, file.fileno()):  # its last holder removed it between our open and our lock
             raise ArchiveLockedError(f"{archive}: another writer was just finishing; run the same command again")
         owner = {
@@ -44,9 +42,9 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         interrupted = os.fstat(file.fileno()).st_size > 0
-        file.truncate(0)
-        file.write(json.dumps(owner).encode())
-        file.flush()
+        text = json.dumps(owner).encode()
+        os.pwrite(file.fileno(), text, 0)  # over the old owner: the file is never empty once work has begun
+        os.ftruncate(file.fileno(), len(text))
         try:
             yield interrupted
         except SedarchiveError:  # a refusal leaves nothing half done; whatever else ends us here does, like a kill
@@ -64,6 +62,28 @@ def was_interrupted(archive: Path) -> bool:
             return True
     except (FileNotFoundError, BlockingIOError):
         return False
+
+
+def refuse_while_written(archive: Path) -> None:
+    """Refuse to go on while another process writes the archive.
+
+    Raises
+    ------
+    ArchiveLockedError
+        If one does; the message names that process.
+    """
+    try:
+        with (archive / LOCK_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return
+    except BlockingIOError as error:
+        raise _locked(archive) from error
+
+
+def _locked(archive: Path) -> ArchiveLockedError:
+    owner = _owner(archive / LOCK_NAME)
+    return ArchiveLockedError(f"{archive}: {owner} is writing this archive; wait for it, or use another --archive")
 
 
 def _is_still(path: Path, handle: int) -> bool:

@@ -94,9 +94,7 @@ class Commit:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Commit":
         tensors = {name: StoredTensor(*entry) for name, entry in content["tensors"].items()}
-        return cls(
-            content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors
-        )
+        return cls(content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors)
 
 
 def tensor_hash(spec: TensorSpec) -> "hashlib._Hash":

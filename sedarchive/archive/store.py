@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
@@ -67,9 +67,7 @@ class CheckedStore(WrapperStore[LocalStore]):
         other.counts, other._lock, other._written = self.counts, self._lock, self._written
         return other
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await self._store.get(key, prototype, byte_range)
         if not key.endswith("zarr.json"):
             if found is None and self.expect_chunks:
@@ -167,9 +165,7 @@ def read_region(array: "zarr.Array[Any]", region: tuple[slice, ...]) -> NDArray[
     try:
         return np.asarray(array[region])
     except (ValueError, RuntimeError, OSError) as error:
-        raise DamagedArchiveError(
-            f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`"
-        ) from error
+        raise DamagedArchiveError(f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`") from error
 
 
 def write_region(array: "zarr.Array[Any]", region: tuple[slice, ...], values: NDArray[Any]) -> None:
@@ -177,9 +173,7 @@ def write_region(array: "zarr.Array[Any]", region: tuple[slice, ...], values: ND
     try:
         array[region] = values
     except (ValueError, RuntimeError) as error:
-        raise DamagedArchiveError(
-            f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`"
-        ) from error
+        raise DamagedArchiveError(f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`") from error
 
 
 def _region_text(region: tuple[slice, ...]) -> str:

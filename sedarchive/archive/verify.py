@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 
 from sedarchive.archive import Archive
-from sedarchive.archive.lock import LOCK_NAME, was_interrupted
+from sedarchive.archive.lock import LOCK_NAME, refuse_while_written, was_interrupted
 from sedarchive.archive.manifest import metadata_files
 from sedarchive.archive.records import read_sealed
 from sedarchive.archive.run import COMMITS, MANIFEST, RUN_RECORD, ArrayInfo, RunArchive, read_commit, tensor_hash
@@ -42,7 +42,13 @@ def verify(archive: Path) -> list[Finding]:
     -------
     list of Finding
         Severity ``error`` for damage, ``info`` for leftovers of an interrupted writer. Empty if all is well.
+
+    Raises
+    ------
+    ArchiveLockedError
+        If a writer is at work: what it has half written cannot be told from damage.
     """
+    refuse_while_written(archive)
     interrupted = was_interrupted(archive)
     findings = [
         Finding(
@@ -53,7 +59,7 @@ def verify(archive: Path) -> list[Finding]:
         for damage in _damages(archive)
     ]
     if interrupted:
-        detail = f"{archive / LOCK_NAME}: a writer was interrupted; the same `sedarchive` command again completes its work"
+        detail = f"{archive / LOCK_NAME}: a writer was interrupted; the same command again completes its work"
         findings.append(Finding("interrupted", "info", detail))
     return findings
 
@@ -87,7 +93,8 @@ def _check_root(archive: Path) -> Iterator[Damage]:
 def _run_folders(archive: Path) -> list[Path]:
     """Folders that are or were runs, by any of the files that make one."""
     marks = (RUN_RECORD, MANIFEST, COMMITS)
-    return sorted({found.parent for mark in marks for found in archive.rglob(mark) if "theta" not in found.parts})
+    found = {path.parent.relative_to(archive) for mark in marks for path in archive.rglob(mark)}
+    return sorted(archive / folder for folder in found if "theta" not in folder.parts)
 
 
 def _check_run(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Damage]:
@@ -141,7 +148,10 @@ def _check_manifest(folder: Path) -> Iterator[Damage]:
             yield Damage(folder / name, "the metadata file is missing", leftover=name.startswith(("gram/", "metrics/")))
         elif hashlib.sha256(present[name].read_bytes()).hexdigest() != digest:
             yield Damage(folder / name, "the metadata file fails its digest", leftover=True)
-    yield from (Damage(present[name], "unknown metadata file", leftover=True) for name in present.keys() - manifest["files"].keys())
+    yield from (
+        Damage(present[name], "unknown metadata file", leftover=True)
+        for name in present.keys() - manifest["files"].keys()
+    )
     slots = sorted(int(path.stem) for path in (folder / COMMITS).glob("*.json") if path.stem.isdigit())
     missing = set(range(max(manifest["n_commits"], slots[-1] + 1 if slots else 0))) - set(slots)
     yield from (Damage(folder / COMMITS / f"{slot:06d}.json", "the commit is missing") for slot in sorted(missing))

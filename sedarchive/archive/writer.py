@@ -17,14 +17,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from sedarchive.archive.names import stored_name
 from sedarchive.archive.manifest import write_manifest
+from sedarchive.archive.names import stored_name
 from sedarchive.archive.records import write_sealed
 from sedarchive.archive.run import COMMITS, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
 from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, open_store, write_region
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
-from sedarchive.plan import chunk_grid
+from sedarchive.plan import ChunkGrid, chunk_grid
 
 _METRIC_CHUNK = 1_024
 STEP_CHUNK = 1_024
@@ -124,7 +124,7 @@ class RunWriter:
         for spec in specs:
             if spec not in known:
                 path = _free_path(stored_name(spec.name), taken)
-                known[spec] = ArrayInfo(path, spec, chunk_grid(spec.rows, spec.row_bytes, steps_per_chunk))
+                known[spec] = ArrayInfo(path, spec, _grid(spec, known.values(), steps_per_chunk))
                 taken.add(path)
                 new.append(known[spec])
         self._make_and_grow(known.values(), new, n_slots, codec)
@@ -242,6 +242,12 @@ def _remove_arrays(folder: Path) -> None:
         for metadata in folder.rglob("zarr.json"):
             metadata.unlink()
         shutil.rmtree(folder)
+
+
+def _grid(spec: TensorSpec, known: Iterable[ArrayInfo], steps_per_chunk: int | None) -> ChunkGrid:
+    """Chunks of a new array; where only the dtype changed those of the last, or a sweep would decode some twice."""
+    before = (info.grid for info in known if (info.spec.name, info.spec.shape) == (spec.name, spec.shape))
+    return next(before, None) or chunk_grid(spec.rows, spec.row_bytes, steps_per_chunk)
 
 
 def _free_path(base: str, taken: set[str]) -> str:

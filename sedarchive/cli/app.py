@@ -7,9 +7,14 @@ import typer
 from sedarchive import __version__
 from sedarchive.cli import archive_commands, demo_command, table_commands
 
+_EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 findings under --strict, 4 nothing matched, 130 interrupted.\n\n"
+    "Example: sedarchive ingest runs/ && sedarchive compute --window 10 && sedarchive query lag_flip"
+)
 app = typer.Typer(
     name="sedarchive",
     help="The spectral history of a training run: checkpoints to an archive, sweeps to tables, SQL to results.",
+    epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,  # rich's help costs 0.15 s a call
     pretty_exceptions_enable=False,
@@ -29,10 +34,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Exit codes: 0 done, 1 failed, 2 usage, 3 findings under --strict, 4 nothing matched, 130 interrupted.
-
-    Example: sedarchive ingest runs/ && sedarchive compute --window 10 && sedarchive query lag_flip
-    """
+    """Options of no command; the help is the application's own."""
 
 
 app.command()(archive_commands.ingest)

@@ -69,6 +69,9 @@ def size_option(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+_INTERRUPTED_WORDS = "interrupted; what was finished is kept, and the same command goes on from there"
+
+
 @contextmanager
 def handled() -> Iterator[None]:
     """Turn the errors of the library into one line on stderr and an exit code."""
@@ -77,7 +80,11 @@ def handled() -> Iterator[None]:
     except SedarchiveError as error:
         fail(str(error), exit_code(error))
     except KeyboardInterrupt:
-        fail("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
+        fail(_INTERRUPTED_WORDS, INTERRUPTED)
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
+            raise
+        fail(_INTERRUPTED_WORDS, INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as `head` does
         raise typer.Exit(DONE) from None

@@ -16,7 +16,7 @@ from sedarchive.compute.catalog import CATALOG, sweep_findings, write_catalog
 from sedarchive.compute.requests import OpenDatabase, Requests, record_requests
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
-from sedarchive.errors import MemoryBudgetError, SedarchiveError, UnknownNameError
+from sedarchive.errors import ArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes
@@ -101,7 +101,7 @@ def compute(
             yield tables
 
     with one_blas_thread(), opened.writing("compute") as store:
-        anatomies = _anatomies(opened.runs(), options)
+        anatomies, refused = _anatomies(opened.runs(), options)
         _check_scopes(options.scopes, anatomies)
         with open_database() as tables:
             requests = record_requests(tables, options.windows, options.scopes, options.runs_info)
@@ -109,7 +109,8 @@ def compute(
             for parts in anatomies:  # a plan that does not fit is refused before anything is read
                 _plan_run(parts, store, tables, options)
         job = _Job(store, open_database, options, requests, progress)
-        return [job.run_guarded(parts) for parts in anatomies]
+        reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
+        return sorted(reports, key=lambda report: report.run)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list
     """Plans of what is missing: nothing is read but metadata and the database."""
     opened = Archive(archive)
 
-    anatomies = _anatomies(opened.runs(), options)
+    anatomies, _ = _anatomies(opened.runs(), options)
     if not database.exists():
         return [_plan_run(parts, opened.store, None, options) for parts in anatomies]
     with Database.read(database, opened.archive_id) as tables:
@@ -155,8 +156,16 @@ def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, op
     return RunPlan(parts.run.name, gram, plan_spectra_sweep(parts, missing, options.max_mem, workers))
 
 
-def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> list[Anatomy]:
-    return [anatomy(run, options.heads, options.kv_heads) for run in runs if run.commits]
+def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[list[Anatomy], list[RunComputed]]:
+    """Anatomies of the runs that have checkpoints, and reports on those whose records are damaged."""
+    found: list[Anatomy] = []
+    refused: list[RunComputed] = []
+    for run in runs:
+        try:
+            found += [anatomy(run, options.heads, options.kv_heads)] if run.commits else []
+        except ArchiveError as error:
+            refused.append(RunComputed(run.name, error=str(error)))
+    return found, refused
 
 
 def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:

@@ -25,8 +25,8 @@ from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
 from sedarchive.nulls import NullCache, effective_dimension, null_bands
-from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
 from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 from sedarchive.windows import update_series, window_series
 
