@@ -6,7 +6,7 @@ function over bounded batches. Results never depend on which one ran.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -26,6 +26,10 @@ class Executor:
 
     workers: int = 1
     scheduler: Literal["threads", "serial"] = "threads"
+
+    def at_most(self, workers: int) -> "Executor":
+        """Return the same with no more than ``workers`` workers."""
+        return replace(self, workers=min(self.workers, workers))
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Results of ``function`` for each task, in order; at most a batch of them is held.

@@ -224,12 +224,14 @@ class RunIngest:
                 f"run {self._source.name}: the archive has a run of this name from {self._writer.source}, and no step "
                 f"is common with {self._source.folder}; give this one its own name with --run NAME"
             )
-        for source in common:
-            self._check_unchanged(source, committed[source.step])
+        for index, source in enumerate(common):
+            # elsewhere, equal sizes and times prove nothing: tar and rsync give whole seconds to runs of one shape
+            must_read = self._options.verify_sources or (moved and index == 0)
+            self._check_unchanged(source, committed[source.step], must_read)
         return [source for source in self._source.checkpoints if source.step not in committed]
 
-    def _check_unchanged(self, source: CheckpointSource, commit: Commit) -> None:
-        if not self._options.verify_sources and fingerprint(source.path) == commit.source["fingerprint"]:
+    def _check_unchanged(self, source: CheckpointSource, commit: Commit, must_read: bool) -> None:
+        if not must_read and fingerprint(source.path) == commit.source["fingerprint"]:
             return
         with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(source, Path(spool)) as reader:
             same = _digest_of(reader) == commit.digest

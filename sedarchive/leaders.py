@@ -86,7 +86,7 @@ def leader_profiles(profiles: Floats) -> Floats:
     """
     gaps = profiles[:, :-1] - profiles[:, 1:]
     typical = np.sort(gaps, axis=1)[:, [(gaps.shape[1] - 1) // 2]]
-    jumps = np.maximum(gaps - np.maximum(_LARGE_GAP, _LARGE_SHARE * typical), 0)
+    jumps = np.where(gaps > np.maximum(_LARGE_GAP, _LARGE_SHARE * typical), gaps - typical, 0)
     basis = _polynomials(profiles.shape[1])
     centre, unit, step = np.array(_GRIDS)[: len(basis)].T
     step = step * min(max(profiles.shape[1] / _COARSE_SIZE, 0.5), 1.0)  # draws of small windows are cheap

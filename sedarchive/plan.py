@@ -3,8 +3,8 @@
 Nothing here reads a file. A *chunk* is the unit on disk: ``steps`` consecutive
 checkpoints of a *slab* of rows of one tensor. A *block* is the part of a tensor
 that one task holds at a time; blocks follow the chunk grid and ``max_mem``
-alone, never the number of tasks that happen to run, so results do not depend on
-the executor. Memory is in bytes throughout.
+alone, never the number of workers, so results do not depend on the executor:
+where blocks are large, fewer of them run at a time. Memory is in bytes throughout.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,8 @@ TASK_BYTES = 64 * MIB
 """Decoded bytes (and results) that one Gram task handles, in blocks one after the other: 0.1-1 s."""
 TASK_FLOPS = 4 * 10**9
 """Work of one spectra task: 0.1-1 s on one core."""
-MIN_MAX_MEM = 64 * MIB
+BLOCKS_AT_ONCE = 4
+"""Blocks are cut so that this many fit into ``max_mem``, whatever the number of workers."""
 FULL_GRAM_LIMIT = 1024
 """Longest history, in checkpoints, whose Gram matrices are kept whole by default."""
 DEFAULT_BAND = 64
@@ -112,6 +113,8 @@ class SweepPlan:
     """1 where every block fits; the largest number of times any chunk is decoded otherwise."""
     projected_mem: int
     """Bytes of working memory for all workers, interpreter and libraries apart."""
+    workers: int
+    """Workers that fit into ``max_mem``, at most those given."""
 
 
 def gram_scratch_bytes(n_steps: int) -> int:
@@ -133,19 +136,18 @@ def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int) -> int:
 def plan_gram(layouts: Sequence[TensorLayout], n_steps: int, max_mem: int, workers: int) -> SweepPlan:
     """Blocks of the Gram sweep: every tensor at all steps, a slab at a time.
 
-    Where a slab at all steps does not fit a worker's share of ``max_mem``, the
-    slab is cut into bands of rows and its chunks are decoded once for each band.
+    Where a slab at all steps does not fit a quarter of ``max_mem``, the slab is
+    cut into bands of rows and its chunks are decoded once for each band.
 
     Raises
     ------
     MemoryBudgetError
         If one row at all steps does not fit; the message says what would.
     """
-    share = max_mem // workers
     blocks: list[tuple[Block, TensorLayout]] = []
     decodes, projected, read_bytes = 1, 0, 0
     for layout in layouts:
-        n_rows = _rows_that_fit(layout, n_steps, share, workers)
+        n_rows = _rows_that_fit(layout, n_steps, max_mem)
         projected = max(projected, gram_block_bytes(layout, n_rows, n_steps))
         bands = ceil(layout.grid.slab_rows / n_rows)
         decodes = max(decodes, bands)
@@ -156,27 +158,30 @@ def plan_gram(layouts: Sequence[TensorLayout], n_steps: int, max_mem: int, worke
         n_steps * ((block.stop - block.start) * layout.row_bytes + layout.n_leaves * n_steps * 8)
         for block, layout in blocks
     ]
-    limit = min(TASK_BYTES, share)
+    limit = min(TASK_BYTES, max_mem // BLOCKS_AT_ONCE)
     tasks = tuple(_grouped([block for block, _ in blocks], weights, limit))
-    return SweepPlan(tasks, n_steps, read_bytes, decodes, workers * projected)
+    fitting = _workers_that_fit(projected, max_mem, workers)
+    return SweepPlan(tasks, n_steps, read_bytes, decodes, fitting * projected, fitting)
 
 
-def _rows_that_fit(layout: TensorLayout, n_steps: int, share: int, workers: int) -> int:
+def _rows_that_fit(layout: TensorLayout, n_steps: int, max_mem: int) -> int:
     n_rows = layout.grid.slab_rows
-    while n_rows > 1 and gram_block_bytes(layout, n_rows, n_steps) > share:
+    while n_rows > 1 and gram_block_bytes(layout, n_rows, n_steps) > max_mem // BLOCKS_AT_ONCE:
         n_rows = ceil(n_rows / 2)
-    needed = gram_block_bytes(layout, n_rows, n_steps)
-    if needed > share:
-        raise MemoryBudgetError(_does_not_fit(layout.tensor, f"one row at {n_steps} steps", needed, share, workers))
+    _check_fits(layout.tensor, f"one row at {n_steps} steps", gram_block_bytes(layout, n_rows, n_steps), max_mem)
     return n_rows
 
 
-def _does_not_fit(tensor: str, what: str, needed: int, share: int, workers: int) -> str:
-    enough = ceil(needed * workers / MIB) * MIB
-    return (
-        f"tensor {tensor}: {what} needs {format_size(needed)} and each of {workers} workers has {format_size(share)}; "
-        f"use --max-mem {ceil(enough / 10**6)}MB" + (" or --workers 1" if workers > 1 else "")
-    )
+def _check_fits(tensor: str, what: str, needed: int, max_mem: int) -> None:
+    if needed > max_mem:
+        raise MemoryBudgetError(
+            f"tensor {tensor}: {what} needs {format_size(needed)} and --max-mem gives {format_size(max_mem)}; "
+            f"use --max-mem {ceil(needed / 10**6)}MB"
+        )
+
+
+def _workers_that_fit(block_bytes: int, max_mem: int, workers: int) -> int:
+    return max(1, min(workers, max_mem // max(block_bytes, 1)))
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,8 @@ class SpectraPlan:
     read_bytes: int
     decodes_per_chunk: int
     projected_mem: int
+    workers: int
+    """Workers that fit into ``max_mem``, at most those given."""
 
 
 def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
@@ -225,14 +232,13 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
     Raises
     ------
     MemoryBudgetError
-        If one step of a matrix does not fit a worker's share of ``max_mem``.
+        If one step of a matrix does not fit ``max_mem``.
     """
-    share = max_mem // workers
     blocks: list[StepBlock] = []
     weights: list[int] = []
     decodes, projected, read_bytes = 1, 0, 0
     for matrix, slots in matrices:
-        held = _steps_that_fit(matrix, share, workers)
+        held = _steps_that_fit(matrix, max_mem)
         projected = max(projected, spectra_block_bytes(matrix, held))
         decodes = max(decodes, ceil(matrix.layout.grid.steps / held))
         flops = sum(m * n * min(m, n) + 10 * min(m, n) ** 3 for m, n in matrix.shapes)
@@ -242,16 +248,16 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
                 blocks.append(block)
                 weights.append(flops * len(block.slots))
                 read_bytes += matrix.layout.grid.rows * matrix.layout.row_bytes * len(group)
-    return SpectraPlan(tuple(_grouped(blocks, weights, TASK_FLOPS)), read_bytes, decodes, workers * projected)
+    fitting = _workers_that_fit(projected, max_mem, workers)
+    tasks = tuple(_grouped(blocks, weights, TASK_FLOPS))
+    return SpectraPlan(tasks, read_bytes, decodes, fitting * projected, fitting)
 
 
-def _steps_that_fit(matrix: MatrixLayout, share: int, workers: int) -> int:
+def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
     held = matrix.layout.grid.steps
-    while held > 1 and spectra_block_bytes(matrix, held) > share:
+    while held > 1 and spectra_block_bytes(matrix, held) > max_mem // BLOCKS_AT_ONCE:
         held = ceil(held / 2)
-    needed = spectra_block_bytes(matrix, held)
-    if needed > share:
-        raise MemoryBudgetError(_does_not_fit(matrix.layout.tensor, "one step", needed, share, workers))
+    _check_fits(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held), max_mem)
     return held
 
 

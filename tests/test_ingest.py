@@ -196,6 +196,14 @@ def test_another_run_of_the_same_name_with_common_steps_is_refused_with_the_way_
     assert Archive(tmp_path / "a.zarr").run_names == ("other", "run")
 
 
+def test_another_run_that_size_and_time_do_not_tell_apart_is_refused_too(tmp_path):
+    for folder, seed in (("one", 0), ("two", 5)):
+        for path in write_safetensors(tmp_path / folder / "run", walk(3, seed=seed)):
+            os.utime(path, ns=(10**18, 10**18))
+    ingest_run(tmp_path, "one/run")
+    assert "--run" in ingest_run(tmp_path, "two/run").error
+
+
 def test_another_run_of_the_same_name_without_a_common_step_is_refused_too(tmp_path):
     write_safetensors(tmp_path / "one/run", walk(2), [0, 10])
     write_safetensors(tmp_path / "two/run", walk(2, seed=5), [5, 15])

@@ -214,11 +214,11 @@ class _Job:
         ]
         report.findings += sweep_findings(parts, stored, readable)
         report.too_long = self._too_long(parts, report)
-        windows = self._inside_band(parts, report)
+        sizes = {size: size in self.requests.windows_with_null for size in self._inside_band(parts, report)}
         with self.open_database() as database:
             write_catalog(database, parts, self.requests.runs_info.get(parts.run.name, {}), report.findings)
         report.window_sets = refresh_windows(
-            parts, stored, list(scopes.values()), windows, self.open_database, executor, self.progress
+            parts, stored, list(scopes.values()), sizes, self.open_database, executor, self.progress
         )
         if self.options.spectra:
             options = SpectraOptions(self.options.max_mem, self.options.exact)

@@ -15,6 +15,7 @@ from sedarchive.tables import Database
 OpenDatabase = Callable[[], AbstractContextManager[Database]]
 """Opens the database for one short transaction, so that readers get their turn."""
 DEFAULT_WINDOWS = (5, 10, 15, 20, 25, 30)
+DEFAULT_WINDOW = 10
 RUNS_INFO_COLUMNS = (
     *("run_group", "family", "task", "seed", "optimizer", "beta1", "beta2", "lr", "weight_decay", "arm", "dose"),
     *("parent_run", "parent_step"),
@@ -26,6 +27,9 @@ class Requests:
     """Everything asked for: defaults, earlier requests and this one's."""
 
     windows: tuple[int, ...]
+    """Window sizes to derive."""
+    windows_with_null: frozenset[int]
+    """Of these the ones asked for, whose null is sampled: that costs far more than the windows themselves."""
     scopes: tuple[str, ...]
     runs_info: dict[str, dict[str, str]]
     """Run -> column -> value, from ``--runs-info``."""
@@ -77,14 +81,14 @@ def record_requests(
     known: dict[str, list[str]] = {}
     for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
         known.setdefault(kind, []).append(value)
-    all_windows = sorted({*DEFAULT_WINDOWS, *map(int, known.get("window", [])), *windows})
+    asked = sorted({*map(int, known.get("window", [])), *windows}) or [DEFAULT_WINDOW]
     all_scopes = list(dict.fromkeys([*DEFAULT_SCOPES, *known.get("scope", []), *scopes]))
     info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | runs_info
-    recorded = [("window", str(size)) for size in all_windows] + [("scope", scope) for scope in all_scopes]
+    recorded = [("window", str(size)) for size in asked] + [("scope", scope) for scope in all_scopes]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
-    return Requests(tuple(all_windows), tuple(all_scopes), info)
+    return Requests(tuple(sorted({*DEFAULT_WINDOWS, *asked})), frozenset(asked), tuple(all_scopes), info)
 
 
 def run_facts(config: dict[str, Any], info: dict[str, str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Windows of every scope into their tables, from stored Gram matrices alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ class WindowNulls:
 
     bands: NullBands
     p_eff: float
+
+
+def unknown_bands(n_windows: int, size: int) -> NullBands:
+    """Return the bands of windows whose null was not asked for: NaN, which becomes NULL."""
+    shapes = {"sigma_null": (size,), "ratio_null_low": (size - 1,), "ratio_null_high": (size - 1,)}
+    return NullBands(**{one.name: np.full((n_windows, *shapes.get(one.name, ())), np.nan) for one in fields(NullBands)})
 
 
 def scope_history(anatomy: Anatomy, scope: Scope) -> ScopeHistory:

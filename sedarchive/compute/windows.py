@@ -1,6 +1,6 @@
 """Brings the tables of windows up to date: only what is new or stale is derived."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -18,17 +18,18 @@ from sedarchive.compute.window_rows import (
     concatenated,
     scope_history,
     sigma_columns,
+    unknown_bands,
     update_columns,
     window_columns,
 )
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
-from sedarchive.nulls import NullCache, effective_dimension, null_bands
+from sedarchive.nulls import NullBands, NullCache, effective_dimension, null_bands
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
-from sedarchive.windows import update_series, window_series
+from sedarchive.windows import WindowSeries, update_series, window_series
 
 ALGORITHM = "windows-1"
 TABLES = ("updates", "windows", "window_sigmas")
@@ -40,21 +41,26 @@ class WindowTask:
 
     scope: Scope
     sizes: tuple[int, ...]
+    with_null: Mapping[int, bool]
+    """Whether the null of a size is sampled."""
 
 
 def refresh_windows(
     anatomy: Anatomy,
     stored: StoredGrams,
     scopes: Sequence[Scope],
-    sizes: Sequence[int],
+    sizes: Mapping[int, bool],
     open_database: OpenDatabase,
     executor: Executor,
     progress: Progress,
 ) -> int:
-    """Derive the windows of a run that are missing or stale; how many (scope, size) pairs that were."""
+    """Derive the windows of a run that are missing or stale.
+
+    ``sizes`` says of each window size whether its null is sampled too. Returns how many (scope, size) pairs were derived.
+    """
     n_updates = len(anatomy.run.commits) - 1
     wanted = {
-        (scope.name, size): _pair_key(stored.key, scope, size)
+        (scope.name, size): _pair_key(stored.key, scope, size, sizes.get(size, False))
         for scope in scopes
         for size in [1, *(size for size in sizes if size <= n_updates)]
     }
@@ -66,7 +72,7 @@ def refresh_windows(
         return 0
     started = datetime.now(UTC)
     sizes_of = {scope.name: tuple(sorted(size for name, size in stale if name == scope.name)) for scope in scopes}
-    tasks = [WindowTask(scope, sizes_of[scope.name]) for scope in scopes if sizes_of[scope.name]]
+    tasks = [WindowTask(scope, sizes_of[scope.name], sizes) for scope in scopes if sizes_of[scope.name]]
     rows = _derive(anatomy, stored, tasks, executor, progress)
     with open_database() as database, database.transaction():
         if stale == wanted.keys():
@@ -82,8 +88,8 @@ def refresh_windows(
     return len(stale)
 
 
-def _pair_key(gram_key: str, scope: Scope, size: int) -> str:
-    return canonical_digest([ALGORITHM, gram_key, [leaf.name for leaf in scope.leaves], size])[:16]
+def _pair_key(gram_key: str, scope: Scope, size: int, with_null: bool) -> str:
+    return canonical_digest([ALGORITHM, gram_key, [leaf.name for leaf in scope.leaves], size, with_null])[:16]
 
 
 def _derive(
@@ -108,7 +114,10 @@ def _derive_scope(
     series = _ScopeSeries(
         task.scope, stored.gram(task.scope), stored.counts(task.scope), scope_history(anatomy, task.scope), cache
     )
-    return [{"updates": series.updates()} if size == 1 else series.windows(size) for size in task.sizes]
+    return [
+        {"updates": series.updates()} if size == 1 else series.windows(size, task.with_null.get(size, False))
+        for size in task.sizes
+    ]
 
 
 @dataclass(frozen=True)
@@ -132,18 +141,21 @@ class _ScopeSeries:
         series = update_series(self.gram, zeros, self.counts.rounding, self.scope.n_elements)
         return self._named(update_columns(series, self.history))
 
-    def windows(self, size: int) -> dict[str, Columns]:
+    def windows(self, size: int, with_null: bool) -> dict[str, Columns]:
         """Rows of ``windows`` and ``window_sigmas``."""
         series = window_series(self.gram, size, self.scope.n_elements)
-        index = np.arange(self.gram.n_updates)
-        norms = np.sqrt(self.gram.products(index, index))
-        inside = series.last_update[:, None] - np.arange(size)[::-1]
-        bands = null_bands(norms[inside], series.edge_ratio, self.p_eff, cache=self.cache)
+        bands = self._null_bands(series) if with_null else unknown_bands(len(series), size)
         nulls = WindowNulls(bands, self.p_eff)
         return {
             "windows": self._named(window_columns(series, nulls, self.history), size),
             "window_sigmas": self._named(sigma_columns(series, nulls, self.history), size),
         }
+
+    def _null_bands(self, series: WindowSeries) -> NullBands:
+        index = np.arange(self.gram.n_updates)
+        norms = np.sqrt(self.gram.products(index, index))
+        inside = series.last_update[:, None] - np.arange(series.window_size)[::-1]
+        return null_bands(norms[inside], series.edge_ratio, self.p_eff, cache=self.cache)
 
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
         """Columns with those that say whose they are."""

@@ -98,7 +98,7 @@ def sweep_gram(
     function = partial(_gram_task, anatomy, options.band_for(len(anatomy.run.commits)))
     before = anatomy.run.store.counts.so_far
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
-    for done, results in enumerate(executor.map(function, plan.tasks), start=1):
+    for done, results in enumerate(executor.at_most(plan.workers).map(function, plan.tasks), start=1):
         for block, sums in results:
             pending.add(block, sums)
         progress(f"gram {anatomy.run.name}", done, len(plan.tasks))

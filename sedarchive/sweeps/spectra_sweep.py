@@ -76,7 +76,7 @@ def sweep_spectra(
 ) -> Iterator[list[SpectrumAt]]:
     """Spectra of some tensors at some checkpoints, in portions fit to be stored one by one."""
     plan = plan_spectra_sweep(anatomy, wanted, options.max_mem, executor.workers)
-    results = executor.map(partial(_spectra_task, anatomy, options.exact), plan.tasks)
+    results = executor.at_most(plan.workers).map(partial(_spectra_task, anatomy, options.exact), plan.tasks)
     done = 0
     while portion := list(islice(results, _FLUSH_TASKS)):
         done += len(portion)
