@@ -24,7 +24,7 @@ class Exported:
 
 
 def export(database: Database, folder: Path, format: ExportFormat) -> Iterator[Exported]:
-    """Write each table and each recipe, with its defaults, to a file in ``folder``; empty ones too, with their header."""
+    """Write each table, and each recipe with its defaults, to a file in ``folder``; empty ones get their header."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in dict.fromkeys(database.describe().column("table")):
         if table != "schema_meta":

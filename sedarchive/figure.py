@@ -28,7 +28,10 @@ def draw_edge(
     NothingMatchedError
         If there are no windows of that size and scope.
     """
-    sql = "SELECT step, edge_ratio, edge_ratio_null_high FROM windows WHERE run = ? AND window_size = ? AND scope = ? ORDER BY step"
+    sql = (
+        "SELECT step, edge_ratio, edge_ratio_null_high FROM windows "
+        "WHERE run = ? AND window_size = ? AND scope = ? ORDER BY step"
+    )
     runs = [run for (run,) in database.rows("SELECT run FROM runs ORDER BY run").rows]
     series = {run: database.rows(sql, [run, window_size, scope]).rows for run in runs}
     series = {run: rows for run, rows in series.items() if rows}

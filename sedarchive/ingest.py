@@ -23,6 +23,7 @@ from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, Se
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import read_metrics
+from sedarchive.plan import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.sizes import MIB, format_size
@@ -90,8 +91,9 @@ class IngestPlan:
     def describe(self) -> str:
         """Lines for people."""
         total = format_size(self.checkpoint_bytes * self.checkpoints)
+        steps = f"steps {self.first_step} to {self.last_step}"
         lines = [
-            f"{self.run}: {self.checkpoints} checkpoints, steps {self.first_step} to {self.last_step}, from {self.folder}",
+            f"{self.run}: {self.checkpoints} checkpoints, {steps}, from {self.folder}",
             f"  {self.tensors} tensors, {format_size(self.checkpoint_bytes)} a checkpoint, about {total} in all",
             f"  logs: {', '.join(self.logs) or 'none'}",
         ]
@@ -288,7 +290,9 @@ class RunIngest:
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], str] = {}
         # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
-        for part in self._executor.map(self._write_tensor, tasks):
+        grids = [(task.info.grid, task.info.spec.row_bytes) for task in tasks]
+        workers = ingest_workers(grids, len(opened), self._options.max_mem, self._options.workers)
+        for part in self._executor.at_most(workers).map(self._write_tensor, tasks):
             digests.update(part)
         return [
             _commit(checkpoint, slot + index, index, arrays, digests, self._source.folder)

@@ -91,6 +91,21 @@ class TensorLayout:
     """Logical matrices it holds."""
 
 
+def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
+    """Workers that may copy tensors at once; ``grids`` holds each tensor's grid and bytes a row.
+
+    A worker holds a slab at the ``n_steps`` checkpoints of a batch, and zarr its chunks, encoded and decoded.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one slab does not fit ``max_mem``.
+    """
+    largest = max((grid.slab_rows * row_bytes * max(n_steps, grid.steps) for grid, row_bytes in grids), default=0)
+    _check_fits("of the batch", f"one slab at {n_steps} steps", 3 * largest, max_mem)
+    return _workers_that_fit(3 * largest, max_mem, workers)
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows ``start:stop`` of one tensor."""

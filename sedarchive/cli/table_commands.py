@@ -38,7 +38,7 @@ def compute(
         typer.Option(
             "--scope",
             "-s",
-            help="all, trunk, attention, mlp, layer:N, layer:A-B, layer:*, role:R, role:*, tensor:NAME, NAME=glob,glob.",
+            help="all, trunk, attention, mlp, layer:N or A-B or *, role:R or *, tensor:NAME, NAME=glob,glob. Repeats.",
         ),
     ] = None,
     spectra: Annotated[bool, typer.Option(help="Singular values of every matrix.")] = True,

@@ -37,9 +37,9 @@ class SpectraOutcome:
 
 def missing_spectra(anatomy: Anatomy, database: Database | None, every: int, exact: bool) -> dict[str, list[int]]:
     """Tensor -> checkpoints at which a spectrum is missing or stale."""
-    digests = _wanted_digests(anatomy, every, exact)
+    digests = _digests(anatomy, exact)
     known = _known(database, anatomy.run.name, digests) if database else set()
-    return _by_tensor(anatomy, digests.keys() - known)
+    return _by_tensor(anatomy, _wanted(anatomy, digests, every) - known)
 
 
 def _by_tensor(anatomy: Anatomy, missing: Iterable[MatrixAt]) -> dict[str, list[int]]:
@@ -60,13 +60,13 @@ def refresh_spectra(
     progress: Progress,
 ) -> SpectraOutcome:
     """Bring a run's spectra up to date, at every ``every``-th checkpoint and the last."""
-    digests = _wanted_digests(anatomy, every, options.exact)
+    digests = _digests(anatomy, options.exact)
     with open_database() as database:
         known = _known(database, anatomy.run.name, digests)
         with database.transaction():
             for table in ("matrix_spectra", "matrix_stats"):
                 database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
-    missing = digests.keys() - known
+    missing = _wanted(anatomy, digests, every) - known
     before = anatomy.run.store.counts.so_far
     for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
         new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
@@ -75,17 +75,21 @@ def refresh_spectra(
     return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before)
 
 
-def _wanted_digests(anatomy: Anatomy, every: int, exact: bool) -> dict[MatrixAt, str]:
+def _wanted(anatomy: Anatomy, digests: Mapping[MatrixAt, str], every: int) -> set[MatrixAt]:
+    """Spectra at every ``every``-th checkpoint and the last; others that stand are kept."""
+    steps = {*anatomy.run.steps[::every], anatomy.run.steps[-1]}
+    return {(matrix, step) for matrix, step in digests if step in steps}
+
+
+def _digests(anatomy: Anatomy, exact: bool) -> dict[MatrixAt, str]:
     """(matrix, step) -> digest of what its spectrum depends on."""
-    steps, last = anatomy.run.steps, len(anatomy.run.steps) - 1
-    wanted = {}
+    found = {}
     for leaf in matrix_leaves(anatomy):
         part = [leaf.part.axis, leaf.part.period, leaf.part.start, leaf.part.stop] if leaf.part else None
         tensor = anatomy.tensors[leaf.tensor]
         for position, digest in zip(tensor.positions, anatomy.run.digests(leaf.tensor), strict=True):
-            if position % every == 0 or position == last:
-                wanted[leaf.name, steps[position]] = canonical_digest([ALGORITHM, exact, part, digest])[:16]
-    return wanted
+            found[leaf.name, anatomy.run.steps[position]] = canonical_digest([ALGORITHM, exact, part, digest])[:16]
+    return found
 
 
 def _known(database: Database, run: str, digests: Mapping[MatrixAt, str]) -> set[MatrixAt]:
@@ -96,7 +100,7 @@ def _known(database: Database, run: str, digests: Mapping[MatrixAt, str]) -> set
 
 
 def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: dict[MatrixAt, str]) -> None:
-    """Insert a portion; nothing stands in its place, so the deletion matches no row."""
+    """Insert a portion; nothing stands in its place."""
     if not portion:
         return
     steps = anatomy.run.steps

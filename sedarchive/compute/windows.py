@@ -56,7 +56,8 @@ def refresh_windows(
 ) -> int:
     """Derive the windows of a run that are missing or stale.
 
-    ``sizes`` says of each window size whether its null is sampled too. Returns how many (scope, size) pairs were derived.
+    ``sizes`` says of each window size whether its null is sampled too. Returns the number of (scope, size) pairs
+    that were derived.
     """
     n_updates = len(anatomy.run.commits) - 1
     wanted = {

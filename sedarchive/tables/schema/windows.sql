@@ -75,7 +75,7 @@ COMMENT ON COLUMN windows.bbp_ratio IS 'sigma_W over the BBP threshold nu (p (W 
 COMMENT ON COLUMN windows.pc1_share IS 'sigma_1^2 over the sum of sigma_k^2 [1]';
 COMMENT ON COLUMN windows.k95 IS 'Smallest k that holds 95 % of the sum of sigma_k^2 [index]';
 COMMENT ON COLUMN windows.drift_speed IS 'Norm of the mean update [weight/update]';
-COMMENT ON COLUMN windows.gram_change_operator IS 'Operator norm of the change of X^T X against the previous window [weight^2]';
+COMMENT ON COLUMN windows.gram_change_operator IS 'Frobenius norm of the change of X^T X against the previous window (its operator form, which bounds v_k) [weight^2]';
 COMMENT ON COLUMN windows.gram_change_positional IS 'Frobenius norm of the change of X X^T, position by position [weight^2]';
 COMMENT ON COLUMN windows.gram_change_proxy IS 'Norm of the change of the eigenvalues sigma_k^2 [weight^2]';
 COMMENT ON COLUMN windows.adiabatic_free IS 'gram_change_operator / gap^2 [1]';
