@@ -5,7 +5,7 @@
 >>> run = archive.run("my-run")                        # doctest: +SKIP
 >>> run.read("layers.0.mlp.up_proj.weight", (0, 4), [0, 1]).shape   # doctest: +SKIP
 (2, 4, 64)
->>> with sedarchive.tables("archive.duckdb") as tables:             # doctest: +SKIP
+>>> with sedarchive.database("archive.duckdb") as tables:           # doctest: +SKIP
 ...     tables.rows("SELECT step, edge_ratio FROM windows WHERE window_size = 10").dicts()
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sedarchive.tables import Database
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "open", "tables"]
+__all__ = ["__version__", "database", "open"]
 
 
 def open(path: str | Path) -> "Archive":
@@ -33,10 +33,10 @@ def open(path: str | Path) -> "Archive":
     return Archive(Path(path))
 
 
-def tables(path: str | Path) -> "Database":
+def database(path: str | Path) -> "Database":
     """Open the tables of an archive for reading; a context manager.
 
-    ``tables(path).connection`` is a read-only DuckDB connection, whose results go to Arrow, pandas or polars.
+    ``database(path).connection`` is a read-only DuckDB connection, whose results go to Arrow, pandas or polars.
 
     Raises
     ------

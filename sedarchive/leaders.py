@@ -20,7 +20,7 @@ _GRIDS = ((0.0, 0.03, 0.8), (0.0, 0.1, 1.5), (0.012, 0.06, 1.5))
 _COARSE_SIZE = 15
 """Window size from which all grids are coarse."""
 _FEW_DIMENSIONS = 128
-_LARGE_GAP, _LARGE_SHARE, _JUMP_STEP = 0.15, 4.0, 0.3
+_LARGE_GAP, _LARGE_SHARE, _LONELY_SHARE, _JUMP_STEP = 0.2, 4.0, 3.0, 0.3
 _BIN_EDGES = np.array([0.0, 0.2, 0.8, 1.0])
 _RELATIVE_STEP = 1e-5
 BAND = (0.025, 0.5, 0.975)
@@ -69,10 +69,10 @@ class Moved(NamedTuple):
 def leader_profiles(profiles: Floats) -> Floats:
     """Return the leader of each profile.
 
-    Gaps between neighbours far above the typical one (outliers, steps of the learning rate) are taken out of the
-    profile, less that bound, and rounded to steps of 0.3. What stays is written as a polynomial of third degree in the
-    rank, whose coefficients are rounded to inverse hyperbolic sine grids (even near the centre, then proportional).
-    Jitter is left to the first-order correction.
+    A lonely gap between neighbours, far above the typical one and those beside it (an outlier, a step of the learning
+    rate), is taken out of the profile and rounded to steps of 0.3. What stays is written as a polynomial of third
+    degree in the rank, whose coefficients are rounded to inverse hyperbolic sine grids (even near the centre, then
+    proportional). Jitter is left to the first-order correction.
 
     Parameters
     ----------
@@ -84,9 +84,7 @@ def leader_profiles(profiles: Floats) -> Floats:
     ndarray
         (n, W), each descending.
     """
-    gaps = profiles[:, :-1] - profiles[:, 1:]
-    typical = np.sort(gaps, axis=1)[:, [(gaps.shape[1] - 1) // 2]]
-    jumps = np.where(gaps > np.maximum(_LARGE_GAP, _LARGE_SHARE * typical), gaps - typical, 0)
+    jumps = _lonely_gaps(profiles[:, :-1] - profiles[:, 1:])
     basis = _polynomials(profiles.shape[1])
     centre, unit, step = np.array(_GRIDS)[: len(basis)].T
     step = step * min(max(profiles.shape[1] / _COARSE_SIZE, 0.5), 1.0)  # draws of small windows are cheap
@@ -95,6 +93,15 @@ def leader_profiles(profiles: Floats) -> Floats:
     smooth = (rounded[:, :, None] * basis).sum(axis=1)
     leaders: Floats = -np.sort(-(smooth + _steps(np.rint(jumps / _JUMP_STEP) * _JUMP_STEP)), axis=1)
     return leaders + 0.0  # one zero, not two: equal leaders have equal bytes
+
+
+def _lonely_gaps(gaps: Floats) -> Floats:
+    """Return the excess of the lonely gaps over the typical gap, 0 for the others (n, W - 1)."""
+    typical = np.sort(gaps, axis=1)[:, [(gaps.shape[1] - 1) // 2]]
+    padded = np.pad(gaps, ((0, 0), (1, 1)))
+    beside = np.maximum(padded[:, :-2], padded[:, 2:])
+    bound = np.maximum(np.maximum(_LARGE_SHARE * typical, _LONELY_SHARE * beside), _LARGE_GAP)
+    return np.where(gaps > bound, gaps - typical, 0.0)
 
 
 def _steps(jumps: Floats) -> Floats:

@@ -190,7 +190,7 @@ def _rows_that_fit(layout: TensorLayout, n_steps: int, max_mem: int) -> int:
 def _check_fits(tensor: str, what: str, needed: int, max_mem: int) -> None:
     if needed > max_mem:
         raise MemoryBudgetError(
-            f"tensor {tensor}: {what} needs {format_size(needed)} and --max-mem gives {format_size(max_mem)}; "
+            f"tensor {tensor}: {what} needs {format_size(needed)}, more than the {format_size(max_mem)} given; "
             f"use --max-mem {ceil(needed / 10**6)}MB"
         )
 

@@ -136,18 +136,35 @@ def test_where_the_closed_form_stands_sampling_differs_by_less_than_its_bound(mo
         assert sampled.edge_ratios[-1] / np.max(ordered[:-1] / ordered[1:]) < 1 + 1e-3
 
 
+def errors_of_sharing(norms, p_eff):
+    """Largest relative error of median sigma, low and high ratios, median and bound of the largest ratio (n, 5)."""
+    bands = null_bands(norms, np.full(len(norms), 1.2), p_eff)
+    errors = []
+    for i, own in enumerate(norms):
+        null = sampled_null(own, p_eff)
+        pairs = (
+            (bands.sigma_null[i], null.sigma_median),
+            (bands.ratio_null_low[i], null.ratio_low),
+            (bands.ratio_null_high[i], null.ratio_high),
+            (bands.edge_ratio_null[i], np.median(null.edge_ratios)),
+            (bands.edge_ratio_null_high[i], np.quantile(null.edge_ratios, 0.95)),
+        )
+        errors.append([np.abs(found / expected - 1).max() for found, expected in pairs])
+    return np.array(errors)
+
+
 @pytest.mark.parametrize("p_eff", [40, 370, 1000, 1e5])
 @pytest.mark.parametrize("size", [5, 12])
 def test_windows_that_share_draws_have_nearly_the_null_of_their_own(size, p_eff):
-    norms = jittered_norms(60, size)[::12]
-    bands = null_bands(norms, np.full(5, 1.2), p_eff)
-    for i, own in enumerate(norms):
-        null = sampled_null(own, p_eff)
-        np.testing.assert_allclose(bands.sigma_null[i], null.sigma_median, rtol=0.02)
-        np.testing.assert_allclose(bands.ratio_null_low[i], null.ratio_low, rtol=0.05)
-        np.testing.assert_allclose(bands.ratio_null_high[i], null.ratio_high, rtol=0.04)
-        assert bands.edge_ratio_null[i] == pytest.approx(np.median(null.edge_ratios), rel=0.01)
-        assert bands.edge_ratio_null_high[i] == pytest.approx(np.quantile(null.edge_ratios, 0.95), rel=0.01)
+    errors = errors_of_sharing(jittered_norms(60, size)[::3], p_eff)
+    assert np.all(np.quantile(errors, 0.9, axis=0) <= [0.02, 0.03, 0.03, 0.01, 0.015])
+    assert np.all(errors.max(axis=0) <= [0.04, 0.07, 0.07, 0.03, 0.03])
+
+
+def test_the_null_follows_the_dimension_between_those_of_the_leaders():
+    norms = np.linspace(1, 1.2, 8)[None]
+    for p_eff in (140, 181, 230):
+        assert np.all(errors_of_sharing(norms, p_eff)[:, [0, 3]] <= 0.01)
 
 
 def test_one_outlying_norm_keeps_its_own_null():
@@ -155,7 +172,7 @@ def test_one_outlying_norm_keeps_its_own_null():
     norms[1, 4] *= 5
     bands = null_bands(norms, np.full(3, 1.2), 64)
     null = sampled_null(norms[1], 64)
-    assert bands.edge_ratio_null[1] == pytest.approx(np.median(null.edge_ratios), rel=0.01)
+    assert bands.edge_ratio_null[1] == pytest.approx(np.median(null.edge_ratios), rel=0.02)
     assert bands.ratio_null_low[1, 0] > 3
 
 

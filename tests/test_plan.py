@@ -157,10 +157,11 @@ def test_the_memory_that_a_refused_spectra_plan_asks_for_is_enough(shape, n):
     assert plan_spectra([matrix], enough, n).projected_mem <= enough
 
 
-def test_blocks_do_not_depend_on_the_order_of_work_but_on_memory_alone():
+def test_blocks_depend_on_memory_and_never_on_the_number_of_workers():
     layouts = [layout_of("a", (1000, 1000, 4)), layout_of("b", (50, 10, 4))]
     plan = plan_gram(layouts, 100, 512 * MIB, 2)
-    assert plan_gram(layouts, 100, 256 * MIB, 1).tasks == plan.tasks
+    assert plan_gram(layouts, 100, 512 * MIB, 1).tasks == plan.tasks
+    assert plan_gram(layouts, 100, 512 * MIB, 64).tasks == plan.tasks
     assert plan_gram(layouts, 100, 512 * MIB, 2) == plan
 
 
