@@ -76,7 +76,7 @@ def _close(figure: Any) -> None:
 
 def _draw_ratio(axis: Any, run: str, rows: list[Any]) -> None:
     steps, ratio, null = zip(*rows, strict=True)
-    axis.plot(steps, _numbers(null), color=_NULL, linewidth=1, linestyle="--", label="95 % of the null")
+    axis.plot(steps, _numbers(null), color=_NULL, linewidth=1, linestyle="--", label="95 % bound of the null")
     axis.plot(steps, _numbers(ratio), color=_EDGE, linewidth=1.4, label="edge ratio")
     axis.set_ylabel("edge ratio", color=_EDGE)
     axis.set_title(run, loc="left", fontsize=9)

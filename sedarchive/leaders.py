@@ -20,7 +20,7 @@ _GRIDS = ((0.0, 0.03, 0.8), (0.0, 0.1, 1.5), (0.012, 0.06, 1.5))
 _COARSE_SIZE = 15
 """Window size from which all grids are coarse."""
 _FEW_DIMENSIONS = 128
-_LARGE_GAP, _LARGE_SHARE, _LONELY_SHARE, _JUMP_STEP = 0.2, 4.0, 3.0, 0.3
+_LARGE_GAP, _LARGE_SHARE, _LONELY_SHARE, _JUMP_STEP = 0.3, 4.0, 3.0, 0.3
 _BIN_EDGES = np.array([0.0, 0.2, 0.8, 1.0])
 _RELATIVE_STEP = 1e-5
 BAND = (0.025, 0.5, 0.975)

@@ -157,7 +157,7 @@ def errors_of_sharing(norms, p_eff):
 @pytest.mark.parametrize("size", [5, 12])
 def test_windows_that_share_draws_have_nearly_the_null_of_their_own(size, p_eff):
     errors = errors_of_sharing(jittered_norms(60, size)[::3], p_eff)
-    assert np.all(np.quantile(errors, 0.9, axis=0) <= [0.02, 0.03, 0.03, 0.01, 0.015])
+    assert np.all(np.quantile(errors, 0.9, axis=0) <= [0.02, 0.03, 0.03, 0.01, 0.02])
     assert np.all(errors.max(axis=0) <= [0.04, 0.07, 0.07, 0.03, 0.03])
 
 

@@ -32,6 +32,9 @@ def demo(
 
     Example: sedarchive demo
     """
+    import textwrap
+
+    from sedarchive.demo.story import short_table
     from sedarchive.demo.tour import take_tour
     from sedarchive.demo.train import TrainSettings
     from sedarchive.render import write_result
@@ -43,9 +46,9 @@ def demo(
     if json_output:
         write_json({"rows": tour.table.dicts(), "figure": str(tour.figure), "database": str(tour.database)})
         return
-    write_result(tour.table, "table", sys.stdout)
+    write_result(short_table(tour.table), "table", sys.stdout)
     for sentence in tour.sentences:
-        typer.echo(sentence)
+        typer.echo("\n" + textwrap.fill(sentence, 100))
     typer.echo(f"\nFigure: {tour.figure}\n\nTry next:")
     typer.echo(f"  sedarchive query lag_flip --db {tour.database}")
     typer.echo(f"  sedarchive query spectral_edge -p scope=attention --db {tour.database}")

@@ -39,6 +39,27 @@ def found(database: Database) -> Result:
     return database.rows(sql)
 
 
+_NAMES = {
+    "weight_decay": "weight decay",
+    "memorised_at": f"training accuracy {MEMORISED} from step",
+    "grokked_at": f"validation accuracy {GROKKED} from step",
+    "last_val_acc": "validation accuracy at the end",
+    "largest_edge_ratio": f"largest edge ratio (windows of {WINDOW_SIZE})",
+    "at_step": "  at step",
+    "windows_above_null": "windows above the 95 % bound of their null",
+    "n_windows": "  of",
+    "stable_rank_first": "mean stable rank at the start",
+    "stable_rank_last": "mean stable rank at the end",
+}
+
+
+def short_table(rows: Result) -> Result:
+    """Turn the rows around: a line each quantity, a column each run."""
+    runs = [str(name) for name in rows.column("run")]
+    lines = [(text, *map(_number, rows.column(name))) for name, text in _NAMES.items()]
+    return Result(["quantity", *runs], ["VARCHAR"] + ["DOUBLE"] * len(runs), lines)
+
+
 def sentences(rows: Result) -> list[str]:
     """One sentence a run on what its row says."""
     return [_sentence(row) for row in rows.dicts()]
@@ -58,7 +79,7 @@ def _sentence(row: dict[str, Any]) -> str:
     )
     edge = (
         f"its largest edge ratio, {_number(row['largest_edge_ratio'])}, stands at step {row['at_step']}, and "
-        f"{row['windows_above_null']} of {row['n_windows']} windows exceed 95 % of their null"
+        f"{row['windows_above_null']} of {row['n_windows']} overlapping windows stand above the 95 % bound of their null"
         if row["largest_edge_ratio"] is not None
         else "it has no window of that size"
     )
@@ -66,4 +87,4 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{value:.4g}"
