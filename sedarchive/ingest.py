@@ -72,66 +72,6 @@ class RunReport:
         return f"{self.run}: {done}, {self.already} already archived, {self.metrics} logged values"
 
 
-@dataclass(frozen=True)
-class IngestPlan:
-    """What ingest would do for one run."""
-
-    run: str
-    folder: str
-    checkpoints: int
-    first_step: int
-    last_step: int
-    checkpoint_bytes: int
-    """Bytes of the weights of the last checkpoint."""
-    tensors: int
-    """Tensors of the last checkpoint."""
-    logs: list[str]
-    findings: list[Finding]
-
-    def describe(self) -> str:
-        """Lines for people."""
-        total = format_size(self.checkpoint_bytes * self.checkpoints)
-        steps = f"steps {self.first_step} to {self.last_step}"
-        lines = [
-            f"{self.run}: {self.checkpoints} checkpoints, {steps}, from {self.folder}",
-            f"  {self.tensors} tensors, {format_size(self.checkpoint_bytes)} a checkpoint, about {total} in all",
-            f"  logs: {', '.join(self.logs) or 'none'}",
-        ]
-        return "\n".join(lines + [f"  {found.severity}: {found.detail}" for found in self.findings])
-
-
-def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPlan]:
-    """What :func:`ingest` would add: one checkpoint's header a run is read, and nothing is written.
-
-    Raises
-    ------
-    NoCheckpointsError
-        If a path holds none.
-    """
-    return [_plan_run(source) for source in _find_sources(paths, options)]
-
-
-def _plan_run(source: RunSource) -> IngestPlan:
-    findings, specs = list(source.findings), {}
-    last = source.checkpoints[-1]
-    try:
-        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
-            specs = {name: spec for name, spec in reader.specs.items() if name not in reader.ties}
-    except HistoryError as error:
-        findings.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
-    return IngestPlan(
-        source.name,
-        str(source.folder),
-        len(source.checkpoints),
-        source.checkpoints[0].step,
-        last.step,
-        sum(spec.nbytes for spec in specs.values()),
-        len(specs),
-        [os.path.relpath(log, source.folder) for log in source.logs],
-        findings,
-    )
-
-
 def ingest(
     paths: Sequence[Path], archive: Path, options: IngestOptions, progress: Progress = no_progress
 ) -> list[RunReport]:
@@ -144,12 +84,21 @@ def ingest(
     ArchiveLockedError
         If another process is writing the archive.
     """
-    sources = _find_sources(paths, options)
+    sources = find_sources(paths, options)
     with Archive.create_or_open(archive).writing("ingest") as store:
         return [_ingest_guarded(source, store, archive, options, progress) for source in sources]
 
 
-def _find_sources(paths: Sequence[Path], options: IngestOptions) -> list[RunSource]:
+def find_sources(paths: Sequence[Path], options: IngestOptions) -> list[RunSource]:
+    """Runs found under some paths, no two of one name.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If a path holds none.
+    HistoryError
+        If two folders would be the same run.
+    """
     sources = [run for path in paths for run in find_runs(path, run=options.run, step_pattern=options.step_pattern)]
     _refuse_same_names(sources)
     return sources

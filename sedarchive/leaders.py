@@ -20,6 +20,7 @@ _GRIDS = ((0.0, 0.03, 0.8), (0.0, 0.1, 1.5), (0.012, 0.06, 1.5))
 _COARSE_SIZE = 15
 """Window size from which all grids are coarse."""
 _FEW_DIMENSIONS = 128
+_EDGE_DENSITY = 4
 _LARGE_GAP, _LARGE_SHARE, _LONELY_SHARE, _JUMP_STEP = 0.3, 4.0, 3.0, 0.3
 _BIN_EDGES = np.array([0.0, 0.2, 0.8, 1.0])
 _RELATIVE_STEP = 1e-5
@@ -129,24 +130,23 @@ def _polynomials(size: int) -> Floats:
 def leader_dimension(p_eff: float, window_size: int) -> float:
     """Return the dimension of the leaders of p_eff: an integer below the window size, else on a geometric grid.
 
-    The grid has one value an octave from 6 W up, more below, where the smallest singular value is near 0, and for
-    small windows in few dimensions, whose ratios spread widely.
+    Below 2 W the grid is one of p_eff - W + 1, the degrees of freedom of the smallest singular value. Above it has one
+    value an octave from 6 W up, more below, and for small windows in few dimensions, whose ratios spread widely.
     """
     if p_eff < window_size:
         return float(max(round(p_eff), 2))
-    per_octave = _grid_density(p_eff, window_size)
-    step: float = 2.0 ** (round(float(np.log2(p_eff)) * per_octave) / per_octave)
-    return max(step, float(window_size))
-
-
-def _grid_density(p_eff: float, window_size: int) -> int:
-    """Return the number of leaders' dimensions an octave."""
     if p_eff < 2 * window_size:
-        return 8
+        return window_size - 1 + _rounded_octaves(p_eff - window_size + 1, _EDGE_DENSITY)
     small = window_size < _COARSE_SIZE and p_eff < _FEW_DIMENSIONS
     if p_eff < 4 * window_size or small:
-        return 4
-    return 2 if p_eff < 6 * window_size else 1
+        return _rounded_octaves(p_eff, 4)
+    return _rounded_octaves(p_eff, 2 if p_eff < 6 * window_size else 1)
+
+
+def _rounded_octaves(value: float, density: int) -> float:
+    """Return the nearest value of a grid of `density` values an octave."""
+    rounded: float = 2.0 ** (round(float(np.log2(value)) * density) / density)
+    return rounded
 
 
 def draw_cosines(size: int, p_eff: float, draws: int, seed: int) -> Draws:

@@ -227,13 +227,13 @@ def null_bands(
     -------
     NullBands
         No band for windows with a non-finite norm or fewer than two positive ones. Error against windows sampled one
-        by one at the same p_eff (:func:`sampled_null`; relative, in nine of ten; W = 15 and 30, p_eff 32 to 1e5, cosine
-        learning rate with warm-up, 5 % jitter): median and 95 % bound of the largest ratio 0.004 and 0.006, at single
-        p_eff up to 0.009 and 0.013 (largest seen 0.04); nine of ten bands of single ratios of such a window 0.005 low
-        and 0.007 high, all of them 0.009 and 0.013 (largest seen 0.1); median singular values 0.0025, the worst of a
-        window 0.013. With 20 % jitter or an outlying norm the largest ratio errs by 0.02 and its bound as much; below
-        2 W dimensions the 95 % bound by up to 0.05. ``edge_ratio_p`` therefore counts a null value as reached by an
-        observed one from 1 % above it: it errs towards no excess, and does not call an excess below 1 %.
+        by one at the same p_eff (:func:`sampled_null`; relative, in nine of ten windows; W = 5 to 30, p_eff from
+        max(32, 2 W) to 1e5, cosine learning rate with warm-up, 5 % jitter): median of the largest ratio 0.004, its
+        95 % bound 0.006 (0.015 at the worst p_eff, about 1e3 at W = 30; largest seen 0.03); worst band of single ratios
+        of a window 0.010 low, 0.013 high (largest seen 0.1); median singular values 0.003, the worst of a window 0.013.
+        With 20 % jitter, an outlying norm or very unequal ones 0.024 for median and bound of the largest ratio (largest
+        seen 0.12); the bound errs by up to 0.06 below 2 W dimensions. ``edge_ratio_p`` counts a null value as reached
+        by an observed one from 1 % above it: it errs towards no excess, and does not call an excess below 1 %.
     """
     cache = cache if cache is not None else NullCache()
     n_windows, size = norms.shape

@@ -23,7 +23,8 @@ from sedarchive.archive.lock import was_interrupted
 from sedarchive.archive.verify import verify
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.errors import ArchiveLockedError, HistoryError, UnreadableCheckpointError
-from sedarchive.ingest import IngestOptions, ingest, plan_ingest
+from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.preview import plan_ingest
 from sedarchive.restore import restore
 
 

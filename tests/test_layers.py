@@ -17,7 +17,7 @@ LAYERS = [
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
-    {"compute"},
+    {"compute", "preview"},
     {"demo"},
     {"cli"},
 ]

@@ -52,8 +52,9 @@ def ingest(
     Example: sedarchive ingest runs/
     """
     from sedarchive.archive.store import CODECS
-    from sedarchive.ingest import IngestOptions, plan_ingest
+    from sedarchive.ingest import IngestOptions
     from sedarchive.ingest import ingest as ingest_paths
+    from sedarchive.preview import plan_ingest
 
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")

@@ -79,7 +79,8 @@ def _sentence(row: dict[str, Any]) -> str:
     )
     edge = (
         f"its largest edge ratio, {_number(row['largest_edge_ratio'])}, stands at step {row['at_step']}, and "
-        f"{row['windows_above_null']} of {row['n_windows']} overlapping windows stand above the 95 % bound of their null"
+        f"{row['windows_above_null']} of {row['n_windows']} overlapping windows stand above the 95 % bound "
+        "of their null"
         if row["largest_edge_ratio"] is not None
         else "it has no window of that size"
     )

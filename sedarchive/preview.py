@@ -1,0 +1,73 @@
+"""Preview: what ingest would do, from folders and one header a run; nothing is written."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sedarchive.errors import HistoryError
+from sedarchive.history import Finding, RunSource
+from sedarchive.ingest import IngestOptions, find_sources
+from sedarchive.readers import open_checkpoint
+from sedarchive.sizes import format_size
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What ingest would do for one run."""
+
+    run: str
+    folder: str
+    checkpoints: int
+    first_step: int
+    last_step: int
+    checkpoint_bytes: int
+    """Bytes of the weights of the last checkpoint."""
+    tensors: int
+    """Tensors of the last checkpoint."""
+    logs: list[str]
+    findings: list[Finding]
+
+    def describe(self) -> str:
+        """Lines for people."""
+        total = format_size(self.checkpoint_bytes * self.checkpoints)
+        steps = f"steps {self.first_step} to {self.last_step}"
+        lines = [
+            f"{self.run}: {self.checkpoints} checkpoints, {steps}, from {self.folder}",
+            f"  {self.tensors} tensors, {format_size(self.checkpoint_bytes)} a checkpoint, about {total} in all",
+            f"  logs: {', '.join(self.logs) or 'none'}",
+        ]
+        return "\n".join(lines + [f"  {found.severity}: {found.detail}" for found in self.findings])
+
+
+def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPlan]:
+    """What :func:`sedarchive.ingest.ingest` would add: one checkpoint's header a run is read, and nothing is written.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If a path holds none.
+    """
+    return [_plan_run(source) for source in find_sources(paths, options)]
+
+
+def _plan_run(source: RunSource) -> IngestPlan:
+    findings, specs = list(source.findings), {}
+    last = source.checkpoints[-1]
+    try:
+        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
+            specs = {name: spec for name, spec in reader.specs.items() if name not in reader.ties}
+    except HistoryError as error:
+        findings.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
+    return IngestPlan(
+        source.name,
+        str(source.folder),
+        len(source.checkpoints),
+        source.checkpoints[0].step,
+        last.step,
+        sum(spec.nbytes for spec in specs.values()),
+        len(specs),
+        [os.path.relpath(log, source.folder) for log in source.logs],
+        findings,
+    )
