@@ -232,8 +232,9 @@ def null_bands(
         95 % bound 0.006 (0.015 at the worst p_eff, about 1e3 at W = 30; largest seen 0.03); worst band of single ratios
         of a window 0.010 low, 0.013 high (largest seen 0.1); median singular values 0.003, the worst of a window 0.013.
         With 20 % jitter, an outlying norm or very unequal ones 0.024 for median and bound of the largest ratio (largest
-        seen 0.12); the bound errs by up to 0.06 below 2 W dimensions. ``edge_ratio_p`` counts a null value as reached
-        by an observed one from 1 % above it: it errs towards no excess, and does not call an excess below 1 %.
+        seen 0.12). Near W dimensions the bound errs by up to 0.12, about as much as by its sampling. ``edge_ratio_p``
+        counts a null value as reached by an observed one from 1 % above it: it errs towards no excess, and does not
+        call an excess below 1 %.
     """
     cache = cache if cache is not None else NullCache()
     n_windows, size = norms.shape

@@ -167,6 +167,13 @@ def test_the_null_follows_the_dimension_between_those_of_the_leaders():
         assert np.all(errors_of_sharing(norms, p_eff)[:, [0, 3]] <= 0.01)
 
 
+@pytest.mark.parametrize("p_eff", [8, 8.3, 11])
+def test_the_null_of_nearly_as_many_updates_as_dimensions_errs_by_no_more_than_its_sampling(p_eff):
+    errors = errors_of_sharing(jittered_norms(12, 8)[::4], p_eff)
+    assert np.all(errors[:, 3] <= 0.03)
+    assert np.all(errors[:, 4] <= 0.15)
+
+
 def test_one_outlying_norm_keeps_its_own_null():
     norms = jittered_norms(3, 10, jitter=0.02)
     norms[1, 4] *= 5
@@ -273,7 +280,8 @@ def test_the_dimension_of_the_leaders_is_near_and_on_the_same_side_of_the_window
     dimension = leader_dimension(p_eff, size)
     octaves = abs(np.log2(dimension / p_eff))
     assert octaves <= 1 / 2 + 1e-9
-    assert octaves <= 1 / 16 + 1e-9 or p_eff < size or p_eff >= 2 * size
+    if size <= p_eff < 2 * size:
+        assert abs(np.log2((dimension - size + 1) / (p_eff - size + 1))) <= 1 / 8 + 1e-9
     assert (dimension < size) == (round(p_eff) < size and p_eff < size)
 
 
