@@ -93,6 +93,10 @@ class _Modes:
     resolution: Floats
     """(n,)."""
 
+    def part(self, windows: slice) -> "_Modes":
+        """Return those of some of the windows."""
+        return _Modes(**{f.name: getattr(self, f.name)[windows] for f in fields(self)})
+
 
 def window_series(gram: Gram, window_size: int, n_elements: int) -> WindowSeries:
     """Return every window of `window_size` consecutive updates.
@@ -161,9 +165,11 @@ def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> 
     inside = np.arange(size)
     before = np.maximum(starts - 1, 0)  # the first window has none; its comparisons are blanked below
     # the furthest products first: a band that is too narrow is refused with the width that is enough
-    pairs = ((starts, before), (starts, starts), (before, before))
-    across, now, previous = (_products(gram, a, b, inside) for a, b in pairs)
-    modes, old = _modes(now), _modes(previous)
+    across = _products(gram, starts, before, inside)
+    each = np.concatenate([before[:1], starts])  # every window is also the next one's predecessor
+    stack = _products(gram, each, each, inside)
+    now, previous, both = stack[1:], stack[:-1], _modes(stack)
+    modes, old = both.part(slice(1, None)), both.part(slice(None, -1))
     scalars = edge_scalars(modes.sigma, n_elements)
     change = _operator_change(gram, starts, before, size)
     compared = _compare(modes, old, across, change)
