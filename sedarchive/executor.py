@@ -17,7 +17,8 @@ Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
-_BATCHES_PER_WORKER = 4
+TASKS_PER_WORKER = 2
+"""Tasks a worker in one batch: so many results are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Executor:
             return
         from dask.threaded import get  # dask.compute() would import distributed, for two seconds
 
-        for batch in _batched(tasks, _BATCHES_PER_WORKER * self.workers):
+        for batch in _batched(tasks, TASKS_PER_WORKER * self.workers):
             graph = {index: (partial(_attempt, function, task),) for index, task in enumerate(batch)}
             for outcome in get(graph, list(graph), num_workers=self.workers):
                 if isinstance(outcome, _Failed):

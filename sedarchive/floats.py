@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sedarchive.history import DTYPES
 
+_PIECE = 2**18
 _BFLOAT16_SHIFT = 16
 
 
@@ -43,7 +44,7 @@ def decode(bits: NDArray[Any], dtype: str) -> NDArray[np.floating[Any]]:
         return values
     if dtype == "bfloat16":
         return _decode_bfloat16(bits)
-    return np.take(_float8_values(dtype), bits)
+    return _decode_float8(bits, dtype)
 
 
 def _decode_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -51,6 +52,15 @@ def _decode_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     wide = bits.astype(np.uint32)
     np.left_shift(wide, _BFLOAT16_SHIFT, out=wide)
     return wide.view(np.float32)
+
+
+def _decode_float8(bits: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    """Look the patterns up, a piece at a time: the look-up widens its indices to eight bytes each."""
+    table = _float8_values(dtype)
+    flat, out = bits.reshape(-1), np.empty(bits.size, dtype=np.float32)
+    for start in range(0, bits.size, _PIECE):
+        np.take(table, flat[start : start + _PIECE], out=out[start : start + _PIECE])
+    return out.reshape(bits.shape)
 
 
 @cache

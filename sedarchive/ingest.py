@@ -19,7 +19,7 @@ import numpy as np
 from sedarchive.archive import Archive, RunWriter
 from sedarchive.archive.run import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
 from sedarchive.archive.store import CheckedStore
-from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, SedarchiveError
+from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import read_metrics
@@ -64,11 +64,12 @@ class RunReport:
     metrics: int = 0
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
-    """Why the run was refused, if it was."""
+    """Why the run was refused, if it was, or which archived checkpoint's source has changed."""
 
     def describe(self) -> str:
         """One line for people."""
-        done = "refused" if self.error else f"{self.added} checkpoints added ({format_size(self.n_bytes)})"
+        done = f"{self.added} checkpoints added ({format_size(self.n_bytes)})"
+        done = "refused" if self.error and not self.added else done
         return f"{self.run}: {done}, {self.already} already archived, {self.metrics} logged values"
 
 
@@ -84,35 +85,40 @@ def ingest(
     ArchiveLockedError
         If another process is writing the archive.
     """
-    sources = find_sources(paths, options)
+    sources, refused = find_sources(paths, options)
     with Archive.create_or_open(archive).writing("ingest") as store:
-        return [_ingest_guarded(source, store, archive, options, progress) for source in sources]
+        return refused + [_ingest_guarded(source, store, archive, options, progress) for source in sources]
 
 
-def find_sources(paths: Sequence[Path], options: IngestOptions) -> list[RunSource]:
-    """Runs found under some paths, no two of one name.
+def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[RunSource], list[RunReport]]:
+    """Runs found under some paths, and a report on each path or run that is refused; the others go on.
 
     Raises
     ------
     NoCheckpointsError
-        If a path holds none.
-    HistoryError
-        If two folders would be the same run.
+        If there is no run at all.
     """
-    sources = [run for path in paths for run in find_runs(path, run=options.run, step_pattern=options.step_pattern)]
-    _refuse_same_names(sources)
-    return sources
+    sources: dict[str, RunSource] = {}
+    refused: list[RunReport] = []
+    for path in paths:
+        try:
+            found = find_runs(path, run=options.run, step_pattern=options.step_pattern)
+        except HistoryError as error:
+            if len(paths) == 1:
+                raise
+            refused.append(RunReport(str(path), error=str(error)))
+            continue
+        for source in found:
+            other = sources.setdefault(source.name, source)
+            if other.folder != source.folder:
+                refused.append(RunReport(source.name, error=_same_name(other, source)))
+    if not sources:
+        raise NoCheckpointsError("; ".join(str(report.error) for report in refused))
+    return list(sources.values()), refused
 
 
-def _refuse_same_names(sources: Sequence[RunSource]) -> None:
-    folders: dict[str, Path] = {}
-    for source in sources:
-        other = folders.setdefault(source.name, source.folder)
-        if other != source.folder:
-            raise HistoryError(
-                f"{other} and {source.folder} would both be run {source.name!r}; "
-                "ingest one of them on its own with --run NAME"
-            )
+def _same_name(first: RunSource, second: RunSource) -> str:
+    return f"{second.folder}: {first.folder} is run {first.name!r} already; ingest this one on its own with --run NAME"
 
 
 def _ingest_guarded(
@@ -175,10 +181,18 @@ class RunIngest:
                 f"run {self._source.name}: the archive has a run of this name from {self._writer.source}, and no step "
                 f"is common with {self._source.folder}; give this one its own name with --run NAME"
             )
+        changed: list[HistoryError] = []
         for index, source in enumerate(common):
             # elsewhere, equal sizes and times prove nothing: tar and rsync give whole seconds to runs of one shape
             must_read = self._options.verify_sources or (moved and index == 0)
-            self._check_unchanged(source, committed[source.step], must_read)
+            try:
+                self._check_unchanged(source, committed[source.step], must_read)
+            except HistoryError as error:
+                changed.append(error)
+                self.report.findings.append(Finding("changed_source", "error", str(error), step=source.step))
+        if changed and (moved or len(changed) == len(common)):
+            raise changed[0]  # nothing shows that it is the same run
+        self.report.error = str(changed[0]) if changed else None
         return [source for source in self._source.checkpoints if source.step not in committed]
 
     def _check_unchanged(self, source: CheckpointSource, commit: Commit, must_read: bool) -> None:

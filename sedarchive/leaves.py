@@ -59,6 +59,7 @@ def resolve_scopes(request: str, leaves: Sequence[Leaf]) -> list[Scope]:
     """
     name, _, globs = request.partition("=")
     if globs:
+        _check_own_name(name, request)
         patterns = globs.split(",")
         return _nonempty([Scope(name, _pick(leaves, lambda leaf: _matches(leaf, patterns)))])
     kind, _, value = request.partition(":")
@@ -66,6 +67,15 @@ def resolve_scopes(request: str, leaves: Sequence[Leaf]) -> list[Scope]:
     if resolver is None or (kind in _FIXED) == bool(value):
         raise UnknownNameError(_unknown(request))
     return _nonempty(resolver(request, value, leaves))
+
+
+def _check_own_name(name: str, request: str) -> None:
+    """Refuse a name that means, or looks like, another scope: the tables tell scopes apart by name alone."""
+    if name in _FIXED or not re.fullmatch(r"\w[\w.-]*", name):
+        raise UnknownNameError(
+            f"{request!r}: {name!r} cannot name a scope of your own; use letters, digits, _ . - and none of "
+            f"{', '.join(_FIXED)}"
+        )
 
 
 def _unknown(request: str) -> str:
@@ -89,8 +99,8 @@ def _matches(leaf: Leaf, patterns: Sequence[str]) -> bool:
 
 
 def _is_matrix_of(leaf: Leaf, roles: Sequence[str]) -> bool:
-    """Whether a leaf is a matrix of a layer that holds nothing but these roles."""
-    return leaf.shape is not None and leaf.layer is not None and all(role in roles for role in leaf.contains)
+    """Whether a leaf is a matrix that holds nothing but these roles."""
+    return leaf.shape is not None and all(role in roles for role in leaf.contains)
 
 
 _FIXED: dict[str, Callable[[Leaf], bool]] = {

@@ -7,7 +7,7 @@ alone, never the number of workers, so results do not depend on the executor:
 where blocks are large, fewer of them run at a time. Memory is in bytes throughout.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
@@ -28,6 +28,8 @@ TASK_BYTES = 64 * MIB
 """Decoded bytes (and results) that one Gram task handles, in blocks one after the other: 0.1-1 s."""
 TASK_FLOPS = 4 * 10**9
 """Work of one spectra task: 0.1-1 s on one core."""
+RESULTS_HELD = 2
+"""Results of tasks that wait for each worker: those of one batch of the executor."""
 BLOCKS_AT_ONCE = 4
 """Blocks are cut so that this many fit into ``max_mem``, whatever the number of workers."""
 FULL_GRAM_LIMIT = 1024
@@ -173,17 +175,27 @@ def plan_gram(layouts: Sequence[TensorLayout], n_steps: int, max_mem: int, worke
         n_steps * ((block.stop - block.start) * layout.row_bytes + layout.n_leaves * n_steps * 8)
         for block, layout in blocks
     ]
-    limit = min(TASK_BYTES, max_mem // BLOCKS_AT_ONCE)
+    limit = min(TASK_BYTES, max_mem // (4 * BLOCKS_AT_ONCE * RESULTS_HELD))
+    by_name = {layout.tensor: layout for layout in layouts}
     tasks = tuple(_grouped([block for block, _ in blocks], weights, limit))
+    # a worker holds its block, and the results of a few tasks of the batch wait to be summed
+    projected += RESULTS_HELD * max((_result_bytes(task, by_name, n_steps) for task in tasks), default=0)
     fitting = _workers_that_fit(projected, max_mem, workers)
     return SweepPlan(tasks, n_steps, read_bytes, decodes, fitting * projected, fitting)
+
+
+def _result_bytes(task: Sequence[Block], layouts: Mapping[str, TensorLayout], n_steps: int) -> int:
+    return sum(layouts[block.tensor].n_leaves for block in task) * n_steps * n_steps * 8
 
 
 def _rows_that_fit(layout: TensorLayout, n_steps: int, max_mem: int) -> int:
     n_rows = layout.grid.slab_rows
     while n_rows > 1 and gram_block_bytes(layout, n_rows, n_steps) > max_mem // BLOCKS_AT_ONCE:
         n_rows = ceil(n_rows / 2)
-    _check_fits(layout.tensor, f"one row at {n_steps} steps", gram_block_bytes(layout, n_rows, n_steps), max_mem)
+    waiting = RESULTS_HELD * layout.n_leaves * n_steps * n_steps * 8
+    needed = gram_block_bytes(layout, n_rows, n_steps) + waiting
+    # the margin is for the results of tasks that hold several blocks
+    _check_fits(layout.tensor, f"one row at {n_steps} steps", needed + needed // 8, max_mem)
     return n_rows
 
 
@@ -236,9 +248,9 @@ def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
     decoded = elements * layout.decoded_itemsize
     small = max((min(shape) for shape in matrix.shapes), default=1)
     largest = max((m * n for m, n in matrix.shapes), default=1)
-    # every held step as stored; one decoded, its part, the float64 copy; Gram, its eigenvalue work; LAPACK's copy
+    # every held step as stored and decoded; one part, its float64 copy; Gram, its eigenvalue work; LAPACK's copy
     reading = 4 * 2 * layout.grid.steps * layout.grid.slab_rows * layout.row_bytes
-    return n_steps * step_bytes + 2 * decoded + 2 * 8 * largest + 4 * 8 * small * small + reading
+    return n_steps * (step_bytes + decoded) + decoded + 2 * 8 * largest + 4 * 8 * small * small + reading
 
 
 def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem: int, workers: int) -> SpectraPlan:

@@ -49,7 +49,8 @@ def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPla
     NoCheckpointsError
         If a path holds none.
     """
-    return [_plan_run(source) for source in find_sources(paths, options)]
+    sources, _ = find_sources(paths, options)
+    return [_plan_run(source) for source in sources]
 
 
 def _plan_run(source: RunSource) -> IngestPlan:

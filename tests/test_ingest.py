@@ -222,12 +222,35 @@ def test_the_same_run_in_another_place_goes_on(tmp_path):
     assert (report.error, report.already, report.added) == (None, 3, 2)
 
 
-def test_two_folders_that_would_be_one_run_are_refused_before_anything_is_written(tmp_path):
+def test_of_two_folders_that_would_be_one_run_the_second_is_refused(tmp_path):
     write_safetensors(tmp_path / "one/run", walk(2))
     write_safetensors(tmp_path / "two/run", walk(2, seed=5))
-    with pytest.raises(HistoryError, match="--run"):
-        ingest([tmp_path / "one/run", tmp_path / "two/run"], tmp_path / "a.zarr", IngestOptions())
-    assert not (tmp_path / "a.zarr").exists()
+    refused, first = ingest([tmp_path / "one/run", tmp_path / "two/run"], tmp_path / "a.zarr", IngestOptions())
+    assert "--run" in refused.error
+    assert str(tmp_path / "two/run") in refused.error
+    assert (first.error, first.added) == (None, 2)
+
+
+def test_an_empty_path_does_not_stop_the_others(tmp_path):
+    write_safetensors(tmp_path / "one", walk(2))
+    (tmp_path / "empty").mkdir()
+    refused, first = ingest([tmp_path / "one", tmp_path / "empty"], tmp_path / "a.zarr", IngestOptions())
+    assert str(tmp_path / "empty") in refused.error
+    assert (first.error, first.added) == (None, 2)
+    with pytest.raises(HistoryError, match="empty"):
+        ingest([tmp_path / "empty"], tmp_path / "a.zarr", IngestOptions())
+
+
+def test_a_changed_checkpoint_is_named_and_the_new_ones_are_added(tmp_path):
+    paths = write_safetensors(tmp_path / "run", walk(3))
+    ingest_run(tmp_path)
+    write_safetensors(tmp_path / "run", walk(5))
+    write_safetensors(tmp_path / "other", walk(3, seed=9))
+    paths[1].write_bytes((tmp_path / "other" / paths[1].name).read_bytes())
+    report = ingest_run(tmp_path)
+    assert str(paths[1]) in report.error
+    assert report.added == 2
+    assert [found.step for found in report.findings if found.check_name == "changed_source"] == [10]
 
 
 def test_one_refused_run_does_not_stop_the_others(tmp_path):

@@ -49,6 +49,8 @@ class ArrayInfo:
 
     @classmethod
     def from_json(cls, path: str, content: Mapping[str, Any]) -> "ArrayInfo":
+        if "/" in path or "\\" in path or path.startswith("."):
+            raise DamagedArchiveError(f"{path!r} is no folder of an array; the run's record was made by something else")
         spec = TensorSpec(content["tensor"], content["dtype"], tuple(content["shape"]))
         return cls(path, spec, ChunkGrid(content["steps_per_chunk"], content["slab_rows"], spec.rows))
 

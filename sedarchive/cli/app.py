@@ -8,7 +8,7 @@ from sedarchive import __version__
 from sedarchive.cli import archive_commands, demo_command, table_commands
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 findings under --strict, 4 nothing matched, 130 interrupted.\n\n"
+    "Exit codes: 0 done, 1 failed, 2 usage, 4 nothing matched, 130 interrupted.\n\n"
     "Example: sedarchive ingest runs/ && sedarchive compute --window 10 && sedarchive query lag_flip"
 )
 app = typer.Typer(

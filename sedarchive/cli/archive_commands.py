@@ -35,6 +35,9 @@ def ingest(
     steps_per_chunk: Annotated[
         int | None, typer.Option(min=1, max=64, help="Checkpoints a chunk; 1 suits a run that grows one by one.")
     ] = None,
+    step_regex: Annotated[
+        str | None, typer.Option("--step-regex", help="Regular expression whose first group is the step in a name.")
+    ] = None,
     codec: Annotated[str, typer.Option(help="none, lz4 (bf16 shrinks by a quarter) or small (slow).")] = "none",
     verify_sources: Annotated[
         bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
@@ -58,7 +61,7 @@ def ingest(
 
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
-    options = IngestOptions(run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources)
+    options = IngestOptions(run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex)
     with handled():
         if dry_run:
             plans = plan_ingest(paths, options)

@@ -17,7 +17,7 @@ from sedarchive.errors import (
 )
 from sedarchive.history import Finding
 
-DONE, FAILED, USAGE, FINDINGS, NOTHING, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 4, 130
 
 ArchiveOption = Annotated[
     Path,

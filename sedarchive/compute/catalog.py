@@ -28,7 +28,7 @@ def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str],
         "tensors": _tensor_rows(anatomy),
         "matrices": _matrix_rows(anatomy),
         "metrics": _metric_rows(metrics),
-        "audit": _audit_rows([*run.findings, *_history_findings(anatomy), *findings]),
+        "audit": audit_rows([*run.findings, *_history_findings(anatomy), *findings]),
     }
     key = canonical_digest(tables)[:16]
     standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows
@@ -102,7 +102,8 @@ def _metric_rows(metrics: Sequence[Metric]) -> Columns:
     return {name: [getattr(metric, name) for metric in metrics] for name in ("step", "name", "value", "source")}
 
 
-def _audit_rows(findings: Sequence[Finding]) -> Columns:
+def audit_rows(findings: Sequence[Finding]) -> Columns:
+    """Rows of ``audit``."""
     names = ("step", "tensor", "check_name", "severity", "detail")
     return {name: [getattr(finding, name) for finding in findings] for name in names}
 
@@ -115,8 +116,9 @@ def sweep_findings(anatomy: Anatomy, stored: StoredGrams, leaves: Sequence[Leaf]
         bad = stored.counts(Scope(leaf.name, (leaf,))).nonfinite[positions]
         steps = [anatomy.run.steps[position] for position, count in zip(positions, bad, strict=True) if count]
         if steps:
+            first = f"{int(bad[bad > 0][0])} of {leaf.n_elements} values"
             detail = (
-                f"{int(bad.max())} of {leaf.n_elements} values of {leaf.name} are NaN or infinite at step {steps[0]}"
+                f"{first} of {leaf.name} are NaN or infinite at step {steps[0]}"
                 + (f" and {len(steps) - 1} later ones" if len(steps) > 1 else "")
                 + "; windows that hold these steps are NULL with status nonfinite"
             )

@@ -6,14 +6,14 @@ stops the others.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
-from sedarchive.compute.catalog import CATALOG, sweep_findings, write_catalog
-from sedarchive.compute.requests import OpenDatabase, Requests, record_requests
+from sedarchive.compute.catalog import CATALOG, audit_rows, sweep_findings, write_catalog
+from sedarchive.compute.requests import OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
 from sedarchive.errors import ArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
@@ -45,6 +45,11 @@ class ComputeOptions:
     heads: int | None = None
     kv_heads: int | None = None
     runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> dict[str, int | None]:
+        """Options that change what leaves and Gram matrices are; one left out is the one last given."""
+        return {"heads": self.heads, "kv_heads": self.kv_heads, "band": self.band}
 
     @property
     def gram(self) -> GramOptions:
@@ -101,10 +106,12 @@ def compute(
             yield tables
 
     with one_blas_thread(), opened.writing("compute") as store:
-        anatomies, refused = _anatomies(opened.runs(), options)
-        _check_scopes(options.scopes, anatomies)
         with open_database() as tables:
-            requests = record_requests(tables, options.windows, options.scopes, options.runs_info)
+            options = _with_recorded(options, tables)
+            anatomies, refused = _anatomies(opened.runs(), options)
+            _check_scopes(options.scopes, anatomies)
+            requests = record_requests(tables, options.windows, options.scopes, options.runs_info, options.layout)
+            _write_empty_runs(tables, opened.runs())
             _forget_other_runs(tables, opened.run_names)
             for parts in anatomies:  # a plan that does not fit is refused before anything is read
                 _plan_run(parts, store, tables, options)
@@ -139,11 +146,28 @@ def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list
     """Plans of what is missing: nothing is read but metadata and the database."""
     opened = Archive(archive)
 
-    anatomies, _ = _anatomies(opened.runs(), options)
     if not database.exists():
+        anatomies, _ = _anatomies(opened.runs(), options)
         return [_plan_run(parts, opened.store, None, options) for parts in anatomies]
     with Database.read(database, opened.archive_id) as tables:
+        options = _with_recorded(options, tables)
+        anatomies, _ = _anatomies(opened.runs(), options)
         return [_plan_run(parts, opened.store, tables, options) for parts in anatomies]
+
+
+def _with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions:
+    """Options with those that an earlier request gave and this one leaves out."""
+    given = {name: value for name, value in options.layout.items() if value is not None}
+    return replace(options, **(recorded_layout(database) | given))  # type: ignore[arg-type]  # the three are int | None
+
+
+def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
+    """Say in ``audit`` why a run has no checkpoint that could be read."""
+    for run in runs:
+        with suppress(ArchiveError):  # damaged records are reported with the run itself
+            if run.commits:
+                continue
+            database.replace("audit", {"run": run.name}, audit_rows(run.findings))
 
 
 def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, options: ComputeOptions) -> RunPlan:

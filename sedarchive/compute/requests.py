@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,20 +75,38 @@ def read_runs_info(path: Path) -> dict[str, dict[str, str]]:
 
 
 def record_requests(
-    database: Database, windows: Sequence[int], scopes: Sequence[str], runs_info: dict[str, dict[str, str]]
+    database: Database,
+    windows: Sequence[int],
+    scopes: Sequence[str],
+    runs_info: dict[str, dict[str, str]],
+    layout: Mapping[str, int | None],
 ) -> Requests:
     """Add a request to those recorded, and return all of them."""
     known: dict[str, list[str]] = {}
     for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
         known.setdefault(kind, []).append(value)
     asked = sorted({*map(int, known.get("window", [])), *windows}) or [DEFAULT_WINDOW]
-    all_scopes = list(dict.fromkeys([*DEFAULT_SCOPES, *known.get("scope", []), *scopes]))
+    kept = [scope for scope in known.get("scope", []) if _own_name(scope) not in {*map(_own_name, scopes)} - {None}]
+    all_scopes = list(dict.fromkeys([*DEFAULT_SCOPES, *kept, *scopes]))
     info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | runs_info
     recorded = [("window", str(size)) for size in asked] + [("scope", scope) for scope in all_scopes]
+    recorded += [(name, str(value)) for name, value in sorted(layout.items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
     return Requests(tuple(sorted({*DEFAULT_WINDOWS, *asked})), frozenset(asked), tuple(all_scopes), info)
+
+
+def recorded_layout(database: Database) -> dict[str, int]:
+    """Options that change what leaves and Gram matrices are, as they were last asked for: heads, kv_heads, band."""
+    sql = "SELECT kind, value FROM requests WHERE kind IN ('heads', 'kv_heads', 'band')"
+    return {kind: int(value) for kind, value in database.rows(sql).rows}
+
+
+def _own_name(scope: str) -> str | None:
+    """NAME of a scope NAME=glob,glob; None for the others. A new definition replaces the old one."""
+    name, equals, _ = scope.partition("=")
+    return name if equals else None
 
 
 def run_facts(config: dict[str, Any], info: dict[str, str]) -> dict[str, Any]:

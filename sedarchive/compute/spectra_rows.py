@@ -4,7 +4,7 @@ A spectrum is known by a digest of all that it depends on, so a longer history
 costs its new steps, and an interrupted sweep goes on where it stopped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ from sedarchive.tails import alpha_top_half, alpha_weighted
 
 MatrixAt = tuple[str, int]
 """(matrix, step)."""
+Digests = dict[MatrixAt, tuple[str, ...]]
+"""Digests that stand for what is wanted: that of a new spectrum first."""
 
 
 @dataclass
@@ -75,31 +77,33 @@ def refresh_spectra(
     return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before)
 
 
-def _wanted(anatomy: Anatomy, digests: Mapping[MatrixAt, str], every: int) -> set[MatrixAt]:
+def _wanted(anatomy: Anatomy, digests: Digests, every: int) -> set[MatrixAt]:
     """Spectra at every ``every``-th checkpoint and the last; others that stand are kept."""
     steps = {*anatomy.run.steps[::every], anatomy.run.steps[-1]}
     return {(matrix, step) for matrix, step in digests if step in steps}
 
 
-def _digests(anatomy: Anatomy, exact: bool) -> dict[MatrixAt, str]:
-    """(matrix, step) -> digest of what its spectrum depends on."""
+def _digests(anatomy: Anatomy, exact: bool) -> Digests:
+    """(matrix, step) -> digests of what its spectrum may depend on: that of a new one, and those that do as well."""
     found = {}
+    kinds = (True,) if exact else (False, True)  # an exact spectrum serves where an exact one was not asked for
     for leaf in matrix_leaves(anatomy):
         part = [leaf.part.axis, leaf.part.period, leaf.part.start, leaf.part.stop] if leaf.part else None
         tensor = anatomy.tensors[leaf.tensor]
         for position, digest in zip(tensor.positions, anatomy.run.digests(leaf.tensor), strict=True):
-            found[leaf.name, anatomy.run.steps[position]] = canonical_digest([ALGORITHM, exact, part, digest])[:16]
+            keys = (canonical_digest([ALGORITHM, kind, part, digest])[:16] for kind in kinds)
+            found[leaf.name, anatomy.run.steps[position]] = tuple(keys)
     return found
 
 
-def _known(database: Database, run: str, digests: Mapping[MatrixAt, str]) -> set[MatrixAt]:
+def _known(database: Database, run: str, digests: Digests) -> set[MatrixAt]:
     """Spectra that stand in the database as they are wanted."""
     sql = "SELECT matrix, step, digest FROM matrix_spectra WHERE run = ? AND status <> 'unreadable'"
     rows = database.rows(sql, [run]).rows
-    return {(matrix, step) for matrix, step, digest in rows if digests.get((matrix, step)) == digest}
+    return {(matrix, step) for matrix, step, digest in rows if digest in digests.get((matrix, step), ())}
 
 
-def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: dict[MatrixAt, str]) -> None:
+def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], digests: Digests) -> None:
     """Insert a portion; nothing stands in its place."""
     if not portion:
         return
@@ -112,7 +116,7 @@ def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], 
     }
     spectra = {
         **shared,
-        "digest": [digests[leaf.name, step] for leaf, step, _ in rows],
+        "digest": [digests[leaf.name, step][0] for leaf, step, _ in rows],
         **_spectrum_columns([found for _, _, found in rows]),
     }
     stats = {**shared, **_leaf_columns([leaf for leaf, _, _ in rows]), **_stats_columns([f for _, _, f in rows])}

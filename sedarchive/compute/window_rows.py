@@ -56,8 +56,9 @@ def scope_history(anatomy: Anatomy, scope: Scope) -> ScopeHistory:
         absent |= ~np.isin(np.arange(n_steps), tensor.positions)
         if len(tensor.arrays) > 1:
             stored = [commit.tensors.get(tensor.tensor) for commit in anatomy.run.commits]
-            arrays = np.array([entry.array if entry else "" for entry in stored])
-            border |= arrays[1:] != arrays[:-1]
+            known = anatomy.run.arrays
+            dtypes = np.array([known[entry.array].spec.dtype if entry else "" for entry in stored])
+            border |= dtypes[1:] != dtypes[:-1]
     return ScopeHistory(np.array(anatomy.run.steps, dtype=np.int64), absent, border)
 
 

@@ -1,5 +1,6 @@
 """Brings the tables of windows up to date: only what is new or stale is derived."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,7 +86,7 @@ def refresh_windows(
         for table, columns in rows.items():
             if columns:
                 database.insert(table, {"run": anatomy.run.name, **columns})
-        _record(database, anatomy.run.name, {pair: wanted[pair] for pair in sorted(stale)}, stored.key, started)
+        _record(database, anatomy.run.name, {pair: wanted[pair] for pair in sorted(stale)}, stored.key, sizes, started)
     return len(stale)
 
 
@@ -180,7 +181,14 @@ def _remove_pairs(database: Database, run: str, pairs: set[tuple[str, int]]) -> 
             database.replace(table, where if size == 1 else {**where, "window_size": size}, {})
 
 
-def _record(database: Database, run: str, keys: dict[tuple[str, int], str], gram_key: str, started: datetime) -> None:
+def _record(
+    database: Database,
+    run: str,
+    keys: dict[tuple[str, int], str],
+    gram_key: str,
+    sizes: Mapping[int, bool],
+    started: datetime,
+) -> None:
     """Say in ``computations`` what was made from what."""
     if not keys:
         return
@@ -191,6 +199,7 @@ def _record(database: Database, run: str, keys: dict[tuple[str, int], str], gram
         "scope": [scope for scope, _ in pairs],
         "window_size": [size for _, size in pairs],
         "key": list(keys.values()),
+        "options": [json.dumps({"null": sizes.get(size, False)}) for _, size in pairs],
         "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
         "digests": gram_key,
         "started": started,

@@ -25,7 +25,7 @@ LOG_NAMES = ("metrics.jsonl", "log.jsonl", "metrics.csv", "trainer_state.json")
 _CONFIG_LIMIT = 16 * MIB
 _LOOKED_FOR = (
     "files .safetensors .pt .pth .bin .ckpt, or folders with such a file, with a step in the name "
-    "(step_100, checkpoint-100, ckpt_100, iter_100, model_00100); --step-pattern reads other names"
+    "(step_100, checkpoint-100, ckpt_100, iter_100, model_00100); --step-regex reads other names"
 )
 
 

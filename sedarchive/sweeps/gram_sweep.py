@@ -2,7 +2,9 @@
 
 Results lie in the archive under ``gram/<key>``, keyed by everything they depend
 on, one chunk a leaf: a leaf whose chunk exists is done, so an interrupted sweep
-goes on where it stopped.
+goes on where it stopped. A history that has grown is swept anew: the products of
+its new updates with all the old ones need every chunk again, so that extending
+the full matrix would save arithmetic but no reading.
 """
 
 import shutil

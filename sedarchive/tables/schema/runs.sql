@@ -141,8 +141,8 @@ CREATE TABLE requests (
     value VARCHAR
 );
 COMMENT ON TABLE requests IS 'What compute was asked to keep up to date';
-COMMENT ON COLUMN requests.kind IS 'window, scope or spectra [text]';
-COMMENT ON COLUMN requests.value IS 'A window size, a scope, or how spectra are sampled [text]';
+COMMENT ON COLUMN requests.kind IS 'window, scope, heads, kv_heads, band or runs_info [text]';
+COMMENT ON COLUMN requests.value IS 'A window size, a scope, a number, or facts about runs in JSON [text]';
 
 CREATE TABLE computations (
     run VARCHAR,
@@ -163,8 +163,8 @@ COMMENT ON COLUMN computations.scope IS 'Scope, where the table has one [text]';
 COMMENT ON COLUMN computations.window_size IS 'Updates per window; 1: single updates [updates]';
 COMMENT ON COLUMN computations.key IS 'Hash of all inputs: equal means up to date [hex]';
 COMMENT ON COLUMN computations.options IS 'Options [JSON]';
-COMMENT ON COLUMN computations.versions IS 'Versions of the algorithms and of the libraries [JSON]';
-COMMENT ON COLUMN computations.digests IS 'Ordered steps and digests that went in [JSON]';
+COMMENT ON COLUMN computations.versions IS 'Versions of sedarchive, of numpy and of the algorithm [text]';
+COMMENT ON COLUMN computations.digests IS 'Hash of the ordered steps, digests and leaves that went in [hex]';
 COMMENT ON COLUMN computations.started IS 'Start of the computation [UTC]';
 COMMENT ON COLUMN computations.finished IS 'End of the computation [UTC]';
 
