@@ -62,9 +62,9 @@ def _write_table(result: Result, stream: TextIO) -> None:
     for row in result.rows:
         table.add_row(*(Text(_for_people(value)) for value in row))
     console = Console(file=stream, highlight=False)
-    if not console.is_terminal:  # a file has no width: cut nothing
-        unbounded = console.options.update(max_width=2**20)
-        console.width = max(1, Measurement.get(console, unbounded, table).maximum)
+    # nothing is ever cut, least of all a number: a terminal that is too narrow wraps the lines
+    unbounded = console.options.update(max_width=2**20)
+    console.width = max(1, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
 
 

@@ -23,7 +23,7 @@ def demo(
         "sedarchive-demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of data split and initial weights.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=50, help="Training steps of each run.")] = None,
+    steps: Annotated[int | None, typer.Option(min=300, help="Training steps of each run.")] = None,
     workers: WorkersOption = DEFAULT_WORKERS,
     json_output: JsonOption = False,
     quiet: QuietOption = False,
