@@ -99,7 +99,11 @@ def compute(
     for report in reports:
         say(printable(report.describe()))
         say_findings(report.findings)
-    if any(report.error for report in reports):
+    unread = [f"{tensor} of {report.run}" for report in reports for tensor in report.gram.failed]
+    if unread:
+        say(printable(f"error: left out of every scope, since they cannot be read: {', '.join(unread)}"))
+        say("run `sedarchive verify`; once the files are whole again, the same command completes the tables")
+    if unread or any(report.error for report in reports):
         raise typer.Exit(FAILED)
 
 
