@@ -5,7 +5,7 @@
 -- param stamp = 'end' | 'centre': step that stands for a window: that of its last update, or its middle
 -- param detrend = 'linear' | 'none': whether a straight line against step is taken out of both series first
 -- param peak = 'abs' | 'negative': the peak is the largest |r|, or the most negative r
--- param max_lag: largest lag searched, in checkpoints (not set: half the run's largest window and 5 more)
+-- param max_lag integer: largest lag searched, in checkpoints (not set: half the run's largest window and 5 more)
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, window_size, feature, target, peak_lag, r, n, first_lag, last_lag, status, flip
 -- source: Xu 2026 (arXiv:2603.15678), lag flip between window sizes, and its scripts

@@ -5,7 +5,7 @@
 -- param target = 'val_loss': metric in the logs
 -- param stamp = 'end' | 'centre': step that stands for a window: that of its last update, or its middle
 -- param detrend = 'linear' | 'none': whether a straight line against step is taken out of both series first
--- param max_lag: largest lag searched, in checkpoints (not set: half the window and 5 more)
+-- param max_lag integer: largest lag searched, in checkpoints (not set: half the window and 5 more)
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, window_size, feature, target, lag, r, n, status
 -- source: Xu 2026 (arXiv:2603.15678), cross-correlation of gap and validation loss, and its scripts

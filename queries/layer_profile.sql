@@ -1,5 +1,5 @@
 -- summary: Spectra of the weight matrices by layer and role at one step, and how far they are compressed.
--- param step: optimizer step of a checkpoint with spectra (not set: the last of each run)
+-- param step integer: optimizer step of a checkpoint with spectra (not set: the last of each run)
 -- param run: only this run (not set: all runs)
 -- columns: run, step, layer, role, n_matrices, stable_rank, entropy, effective_rank, sigma_ratio, alpha, compression,
 --   compared_step

@@ -1,9 +1,11 @@
 """Figures from the tables; matplotlib is imported only here, when one is drawn."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import MissingExtraError, NothingMatchedError
+from sedarchive.recipes import known_values, shortened
 from sedarchive.tables import Database
 
 _EDGE = "#0072b2"  # blue and vermillion of the Okabe-Ito palette: told apart by all readers
@@ -13,21 +15,94 @@ _WIDTH = 6.75
 """Inches: two columns of a paper."""
 
 
+SUFFIXES = (".png", ".pdf", ".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+"""Of the files that a figure is written to."""
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file whose suffix is no format of figures.
+
+    Raises
+    ------
+    ValueError
+        Naming the suffixes that work.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: a figure needs one of the suffixes {', '.join(SUFFIXES)}")
+
+
 def draw_edge(
-    database: Database, path: Path, window_size: int = 10, scope: str = "all", metric: str = "val_acc"
-) -> None:
+    database: Database,
+    path: Path,
+    window_size: int = 10,
+    scope: str = "all",
+    metric: str = "val_acc",
+    metric_needed: bool = False,
+) -> list[str]:
     """Edge ratio over steps, beside its null, with a logged metric: one panel a run.
 
     The ratio is max_k sigma_k / sigma_{k+1} of a window of updates, drawn at the
     step of the window's last update; the grey line is the 95 % bound of the sampled null.
+
+    Parameters
+    ----------
+    database : Database
+        The tables.
+    path : Path
+        File to write; its suffix, one of :data:`SUFFIXES`, is the format.
+    window_size, scope
+        The windows drawn.
+    metric : str
+        Name of the metric in the logs.
+    metric_needed : bool
+        Whether a figure of runs none of which has the metric is refused.
+
+    Returns
+    -------
+    list of str
+        A line for people on the runs that have no such metric, with those that they have.
 
     Raises
     ------
     MissingExtraError
         If matplotlib is not installed.
     NothingMatchedError
-        If there are no windows of that size and scope.
+        If there are no windows of that size and scope, or no run has a metric that is needed.
+    ValueError
+        If the suffix is none of those.
     """
+    check_suffix(path)
+    series = _series(database, window_size, scope)
+    logged = {run: _logged(database, run, metric) for run in series}
+    missing = [run for run, rows in logged.items() if not rows]
+    lines = _without_metric(database, missing, metric)
+    if metric_needed and len(missing) == len(series):
+        raise NothingMatchedError("\n".join(lines))
+    figure, axes = _panels(len(series))
+    for axis, (run, rows) in zip(axes, series.items(), strict=True):
+        _draw_ratio(axis, run, rows)
+        _draw_metric(axis, metric, logged[run])
+    axes[-1].set_xlabel("optimizer step (windows: last update)")
+    figure.suptitle(f"Edge ratio of windows of {window_size} updates, scope {scope}", fontsize=10)
+    figure.savefig(path, dpi=200)
+    _close(figure)
+    return lines
+
+
+def require_matplotlib() -> None:
+    """Refuse to begin what ends in a figure.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("figures need matplotlib: pip install 'sedarchive[plot]'")
+
+
+def _series(database: Database, window_size: int, scope: str) -> dict[str, list[Any]]:
+    """Rows (step, edge ratio, bound of the null) by run."""
     sql = (
         "SELECT step, edge_ratio, edge_ratio_null_high FROM windows "
         "WHERE run = ? AND window_size = ? AND scope = ? ORDER BY step"
@@ -36,18 +111,29 @@ def draw_edge(
     series = {run: database.rows(sql, [run, window_size, scope]).rows for run in runs}
     series = {run: rows for run, rows in series.items() if rows}
     if not series:
-        raise NothingMatchedError(f"{database.path}: no windows of {window_size} updates for scope {scope!r}")
-    figure, axes = _panels(len(series))
-    for axis, (run, rows) in zip(axes, series.items(), strict=True):
-        _draw_ratio(axis, run, rows)
-        logged = database.rows(
-            "SELECT step, value FROM metrics WHERE run = ? AND name = ? ORDER BY step", [run, metric]
+        sizes, scopes = (shortened(known_values(database.connection, name)) for name in ("window_size", "scope"))
+        raise NothingMatchedError(
+            f"{database.path}: no windows of {window_size} updates for scope {scope!r}; "
+            f"window sizes: {sizes}; scopes: {scopes}"
         )
-        _draw_metric(axis, metric, logged.rows)
-    axes[-1].set_xlabel("optimizer step (windows: last update)")
-    figure.suptitle(f"Edge ratio of windows of {window_size} updates, scope {scope}", fontsize=10)
-    figure.savefig(path, dpi=200)
-    _close(figure)
+    return series
+
+
+def _logged(database: Database, run: str, metric: str) -> list[Any]:
+    """Rows (step, value) of one metric."""
+    return database.rows("SELECT step, value FROM metrics WHERE run = ? AND name = ? ORDER BY step", [run, metric]).rows
+
+
+def _without_metric(database: Database, runs: list[str], metric: str) -> list[str]:
+    """A line on all runs whose logs hold the same other metrics."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
+        names = database.rows("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", [run]).rows
+        alike.setdefault(tuple(name for (name,) in names), []).append(run)
+    return [
+        f"{shortened(members)}: no metric {metric!r} is logged; what is: {shortened(names)}"
+        for names, members in alike.items()
+    ]
 
 
 def _panels(n_panels: int) -> tuple[Any, list[Any]]:
@@ -59,10 +145,9 @@ def _panels(n_panels: int) -> tuple[Any, list[Any]]:
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise MissingExtraError("figures need matplotlib: pip install 'sedarchive[plot]'") from error
+    require_matplotlib()
+    import matplotlib as mpl
+
     mpl.use("Agg")
     mpl.rcParams.update({"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "legend.frameon": False})
     from matplotlib import pyplot

@@ -10,6 +10,7 @@ from sedarchive.errors import HistoryError
 from sedarchive.history import Finding, RunSource
 from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.readers import open_checkpoint
+from sedarchive.render import counted
 from sedarchive.sizes import format_size
 
 
@@ -31,11 +32,11 @@ class IngestPlan:
 
     def describe(self) -> str:
         """Lines for people."""
-        total = format_size(self.checkpoint_bytes * self.checkpoints)
-        steps = f"steps {self.first_step} to {self.last_step}"
+        size, total = format_size(self.checkpoint_bytes), format_size(self.checkpoint_bytes * self.checkpoints)
+        steps = f"steps {self.first_step} to {self.last_step}" if self.checkpoints > 1 else f"step {self.first_step}"
         lines = [
-            f"{self.run}: {self.checkpoints} checkpoints, {steps}, from {self.folder}",
-            f"  {self.tensors} tensors, {format_size(self.checkpoint_bytes)} a checkpoint, about {total} in all",
+            f"{self.run}: {counted(self.checkpoints, 'checkpoint')}, {steps}, from {self.folder}",
+            f"  {counted(self.tensors, 'tensor')}, {size} a checkpoint, about {total} in all",
             f"  logs: {', '.join(self.logs) or 'none'}",
         ]
         return "\n".join(lines + [f"  {found.severity}: {found.detail}" for found in self.findings])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import NothingMatchedError, RecipeError, UnknownRecipeError
-from sedarchive.recipes import find_recipes, read_recipe, run_recipe, run_sql
+from sedarchive.recipes import Param, Recipe, absent_values, find_recipes, read_recipe, run_recipe, run_sql
 from sedarchive.render import write_result
 from sedarchive.result import Result
 from sedarchive.tables import Database, write_parquet
@@ -25,27 +25,37 @@ def answer(database: Path, what: str, params: Mapping[str, str]) -> Result:
         If there is no database to read.
     """
     with Database.read(database) as tables:
-        recipes = find_recipes()
-        if what in recipes:
-            return run_recipe(tables.connection, recipes[what], params)
-        if what.endswith(".sql"):
-            return _run_file(tables, Path(what), params)
-        if " " not in what.strip():
-            raise UnknownRecipeError(
-                f"there is no recipe {what!r}; the recipes are {', '.join(sorted(recipes))}; SQL goes in quotes"
-            )
+        asked = _recipe_or_sql(what)
+        if isinstance(asked, Recipe):
+            return run_recipe(tables.connection, asked, params)
+        if params and what.endswith(".sql"):
+            raise RecipeError(f"{what} has no recipe header (`-- summary: ...`), so it takes no --param")
         if params:
             raise RecipeError("--param sets the parameters of recipes; write the values into the SQL text itself")
-        return run_sql(tables.connection, what)
+        return run_sql(tables.connection, asked)
 
 
-def _run_file(tables: Database, path: Path, params: Mapping[str, str]) -> Result:
-    text = _read_text(path)
-    if text.lstrip().startswith("-- summary:"):
-        return run_recipe(tables.connection, read_recipe(path), params)
-    if params:
-        raise RecipeError(f"{path} has no recipe header (`-- summary: ...`), so it takes no --param")
-    return run_sql(tables.connection, text)
+def why_no_rows(database: Path, what: str, params: Mapping[str, str]) -> list[str]:
+    """Sentences on the parameters of a question without rows that name what the tables do not have."""
+    asked = _recipe_or_sql(what)
+    if not isinstance(asked, Recipe):
+        return []
+    with Database.read(database) as tables:
+        return absent_values(tables.connection, asked, params)
+
+
+def _recipe_or_sql(what: str) -> Recipe | str:
+    recipes = find_recipes()
+    if what in recipes:
+        return recipes[what]
+    if what.endswith(".sql"):
+        text = _read_text(Path(what))
+        return read_recipe(Path(what)) if text.lstrip().startswith("-- summary:") else text
+    if " " not in what.strip():
+        raise UnknownRecipeError(
+            f"there is no recipe {what!r}; the recipes are {', '.join(sorted(recipes))}; SQL goes in quotes"
+        )
+    return what
 
 
 def _read_text(path: Path) -> str:
@@ -55,20 +65,53 @@ def _read_text(path: Path) -> str:
         raise UnknownRecipeError(f"{path}: cannot be read as a query ({error})") from error
 
 
-def write_answer(result: Result, format: str, output: Path | None) -> None:
-    """Write rows to a file or to stdout.
+FORMATS = {
+    "table": (".txt",),
+    "csv": (".csv",),
+    "json": (".json",),
+    "jsonl": (".jsonl", ".ndjson"),
+    "markdown": (".md", ".markdown"),
+    "parquet": (".parquet",),
+}
+"""Formats of an answer, and the suffixes of files that mean them."""
+
+
+def choose_format(asked: str | None, output: Path | None) -> str:
+    """Format of an answer: the one asked for, or the one that the file's suffix means.
 
     Raises
     ------
     RecipeError
-        If the format is unknown, or Parquet is asked for without a file.
+        If there is no such format, the suffix means none or another one, or Parquet is asked for without a file.
     """
-    if format == "parquet":
-        if output is None:
+    if asked is not None and asked not in FORMATS:
+        raise RecipeError(f"there is no format {asked!r}; use one of {', '.join(FORMATS)}")
+    if output is None:
+        if asked == "parquet":
             raise RecipeError("parquet needs a file: add --output FILE.parquet")
-        write_parquet(result, output)
-    elif output is None:
+        return asked or "table"
+    meant = next((format for format, suffixes in FORMATS.items() if output.suffix.lower() in suffixes), None)
+    if asked is None and meant is None:
+        known = ", ".join(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+        raise RecipeError(f"{output}: no format has the suffix {output.suffix!r}; use one of {known}, or add --format")
+    if asked is not None and meant is not None and asked != meant:
+        raise RecipeError(f"{output}: the suffix means {meant}, but {asked} is asked for; change one of the two")
+    return asked or str(meant)
+
+
+def write_answer(result: Result, format: str | None, output: Path | None) -> None:
+    """Write rows to a file or to stdout, in the format asked for or in that of the file's suffix.
+
+    Raises
+    ------
+    RecipeError
+        As :func:`choose_format`.
+    """
+    format = choose_format(format, output)
+    if output is None:
         write_result(result, format, sys.stdout)  # type: ignore[arg-type]  # checked there
+    elif format == "parquet":
+        write_parquet(result, output)
     else:
         with output.open("w", newline="", encoding="utf-8") as stream:
             write_result(result, format, stream)  # type: ignore[arg-type]
@@ -83,7 +126,7 @@ def recipe_list() -> Result:
     return Result(["recipe", "summary", "params"], ["VARCHAR"] * 3, rows)
 
 
-def _param_text(param: Any) -> str:
+def _param_text(param: Param) -> str:
     return param.name if param.default is None else f"{param.name}={param.default}"
 
 
@@ -102,7 +145,7 @@ def recipe_details(name: str) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "summary": recipe.summary,
-        "params": [{"name": p.name, "default": p.default, "meaning": p.meaning} for p in recipe.params],
+        "params": [{"name": p.name, "type": p.kind, "default": p.default, "meaning": p.meaning} for p in recipe.params],
         "columns": list(recipe.columns),
         "source": recipe.source,
         "note": recipe.note,
@@ -110,8 +153,8 @@ def recipe_details(name: str) -> dict[str, Any]:
     }
 
 
-def explain(name: str) -> Result:
-    """Meaning and unit of a table's columns, or of a column in every table that has it.
+def explain(name: str | None = None) -> Result:
+    """Meaning and unit of a table's columns, or of a column in every table that has it; without a name, the tables.
 
     Raises
     ------
@@ -119,9 +162,23 @@ def explain(name: str) -> Result:
         If nothing has that name.
     """
     with Database.in_memory() as tables:
+        if name is None:
+            return tables.rows(_TABLES)
         dictionary = tables.describe()
     rows = [row for row in dictionary.rows if name in (row[0], row[1])]
     if not rows:
         tables_known = ", ".join(dict.fromkeys(dictionary.column("table")))
         raise NothingMatchedError(f"no table or column is named {name!r}; the tables are {tables_known}")
     return Result(dictionary.columns, dictionary.types, rows)
+
+
+_TABLES = """
+SELECT name AS "table", split_part(meaning, ';', 1) AS meaning
+FROM (
+    SELECT table_oid AS place, table_name AS name, comment AS meaning
+    FROM duckdb_tables() WHERE NOT internal
+    UNION ALL
+    SELECT view_oid, view_name, comment
+    FROM duckdb_views() WHERE NOT internal)
+ORDER BY place
+"""

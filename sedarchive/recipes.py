@@ -6,6 +6,7 @@
     -- param window_size = 10: updates per window
     -- param stamp = 'end' | 'centre': a choice, the default first
     -- param run: no default: not set means all
+    -- param max_lag integer: no default either, but a whole number; ``number`` takes any
     -- columns: run, step, edge_ratio
     -- source: paper and section
     -- note: anything to know; a line that starts with `--` and
@@ -18,7 +19,7 @@ DuckDB's own shell runs such a file as it stands, and takes parameters by
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from sedarchive.result import Result
 Value = int | float | str
 
 _FIELD = re.compile(r"-- ?(\w+)(?: +([^:]+?))?: *(.*)")
-_PARAM = re.compile(r"(\w+)(?: *= *(.+))?")
+_PARAM = re.compile(r"(\w+)(?: *= *(?P<default>.+)| +(?P<kind>integer|number))?")
 _LITERAL = r"'(?:[^']|'')*'|[-+]?[0-9][0-9.eE+-]*"
 _TOKEN = re.compile(  # comments and texts are matched so that what stands inside them is passed over
     rf"""--[^\n]* | /\*.*?\*/
@@ -50,6 +51,8 @@ class Param:
     meaning: str
     choices: tuple[str, ...] = ()
     """The values allowed, the default first; empty if any will do."""
+    kind: str = "text"
+    """``text``, ``integer`` or ``number``: that of the default where there is one."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def run_recipe(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Ma
     recipe : Recipe
         The recipe.
     values : mapping
-        Parameter to value, as text; it is read as a number where the default is one.
+        Parameter to value, as text; it is read as a number where the parameter is one.
 
     Raises
     ------
@@ -199,6 +202,46 @@ def run_recipe(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Ma
         raise RecipeError(f"recipe {recipe.name} has no parameter {', '.join(unknown)}; it has {valid}")
     typed = {name: _typed(recipe.name, known[name], text) for name, text in values.items()}
     return _run(connection, recipe.sql, recipe.name, typed)
+
+
+_KNOWN = {
+    "run": "SELECT DISTINCT run FROM runs",
+    "scope": "SELECT DISTINCT scope FROM windows",
+    "window_size": "SELECT DISTINCT window_size FROM windows",
+    "role": "SELECT DISTINCT role FROM matrix_stats WHERE role IS NOT NULL",
+    "target": "SELECT DISTINCT name FROM metrics",
+}
+_SHOWN = 20
+
+
+def known_values(connection: duckdb.DuckDBPyConnection, param: str) -> list[str]:
+    """Values of a parameter that name something in the tables: runs, scopes, window sizes, roles, metrics.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        The database.
+    param : str
+        One of run, scope, window_size, role and target, which mean the same in every recipe.
+    """
+    return [str(value) for (value,) in connection.execute(f"{_KNOWN[param]} ORDER BY 1").fetchall()]
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for people, the first twenty at most."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "none") + more
+
+
+def absent_values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]) -> list[str]:
+    """Why a recipe may give no rows: a sentence on each parameter, set or not, that names what the tables lack."""
+    found = []
+    for param in recipe.params:
+        value = _typed(recipe.name, param, values[param.name]) if param.name in values else param.default
+        known = known_values(connection, param.name) if param.name in _KNOWN else []
+        if param.name in _KNOWN and value is not None and str(value) not in known:
+            found.append(f"{param.name} {value!r} is not in the database; what it has: {shortened(known)}")
+    return found
 
 
 def run_sql(connection: duckdb.DuckDBPyConnection, text: str) -> Result:
@@ -252,17 +295,21 @@ def _only(name: str, fields: list[_Field], key: str) -> str:
 def _param(name: str, field: _Field) -> Param:
     match = _PARAM.fullmatch(field.argument)
     if match is None or not field.text:
-        raise RecipeError(f"{name}.sql:{field.line}: a parameter is declared as `-- param NAME = DEFAULT: meaning`")
-    if match[2] is None:
-        return Param(match[1], None, field.text)
-    literals = [literal.strip() for literal in match[2].split("|")]
+        raise RecipeError(
+            f"{name}.sql:{field.line}: a parameter is declared as `-- param NAME = DEFAULT: meaning`, and without a "
+            "default as `-- param NAME: meaning` or `-- param NAME integer: meaning` (or number)"
+        )
+    if match["default"] is None:
+        return Param(match[1], None, field.text, kind=match["kind"] or "text")
+    literals = [literal.strip() for literal in match["default"].split("|")]
     if not all(re.fullmatch(_LITERAL, literal) for literal in literals):
         raise RecipeError(
             f"{name}.sql:{field.line}: the default of {match[1]} must be a number or a 'text' "
-            f"(choices are separated by |), found {match[2]}"
+            f"(choices are separated by |), found {match['default']}"
         )
     defaults = [_value(literal) for literal in literals]
-    return Param(match[1], defaults[0], field.text, tuple(str(value) for value in defaults) if defaults[1:] else ())
+    choices = tuple(str(value) for value in defaults) if defaults[1:] else ()
+    return Param(match[1], defaults[0], field.text, choices, _KINDS[type(defaults[0])])
 
 
 def _check_unique(name: str, params: tuple[Param, ...]) -> None:
@@ -308,17 +355,20 @@ def _value(literal: str) -> Value:
     return float(literal) if any(sign in literal for sign in ".eE") else int(literal)
 
 
+_KINDS: dict[type, str] = {str: "text", int: "integer", float: "number"}
+
+
 def _typed(recipe: str, param: Param, text: str) -> Value:
     if param.choices and text not in param.choices:
         raise RecipeError(f"recipe {recipe}: {param.name} is one of {', '.join(param.choices)}, not {text!r}")
-    if param.default is None or isinstance(param.default, str):
+    if param.kind == "text":
         return text
-    kind = type(param.default)
     try:
-        value = kind(text)
+        value = int(text) if param.kind == "integer" else float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        wanted = "a whole number" if kind is int else "a number"
-        raise RecipeError(f"recipe {recipe}: {param.name} is {wanted} (default {param.default}), not {text!r}")
-    return value
+    if math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63:  # what a BIGINT holds
+        return value
+    wanted = "a whole number" if param.kind == "integer" else "a number"
+    default = "" if param.default is None else f" (default {param.default})"
+    raise RecipeError(f"recipe {recipe}: {param.name} is {wanted}{default}, not {text!r}")

@@ -7,6 +7,7 @@ same number); table and Markdown round to six.
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -18,6 +19,13 @@ from sedarchive.result import Result
 Format = Literal["table", "csv", "json", "jsonl", "markdown"]
 _NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "TINYINT", "DECIMAL")
 _SHOWN_OF_LIST = 3
+_PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
+"""Blanks at the end of a line, which a narrow terminal would wrap into empty lines, with the end of a style."""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def write_result(result: Result, format: Format, stream: TextIO) -> None:
@@ -65,7 +73,9 @@ def _write_table(result: Result, stream: TextIO) -> None:
     # nothing is ever cut, least of all a number: a terminal that is too narrow wraps the lines
     unbounded = console.options.update(max_width=2**20)
     console.width = max(1, Measurement.get(console, unbounded, table).maximum)
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    stream.write(_PADDING.sub(r"\1", capture.get()))
 
 
 def _write_csv(result: Result, stream: TextIO) -> None:

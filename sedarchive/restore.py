@@ -6,12 +6,21 @@ are in it; optimizer state never was in the archive.
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from sedarchive.archive import RunArchive
+from sedarchive.archive.names import stored_name
 from sedarchive.archive.run import ArrayInfo, Commit, tensor_hash
-from sedarchive.errors import ArchiveError, DamagedArchiveError, UnknownNameError
+from sedarchive.errors import (
+    ArchiveError,
+    DamagedArchiveError,
+    NothingMatchedError,
+    SedarchiveError,
+    UnknownNameError,
+)
 
 SAFETENSORS_CODES = {
     "float64": "F64",
@@ -35,6 +44,71 @@ SAFETENSORS_CODES = {
 }
 
 
+@dataclass(frozen=True)
+class Restored:
+    """One file written."""
+
+    run: str
+    step: int
+    path: str
+    digest: str
+    """Of the checkpoint."""
+
+
+def restore_steps(run: RunArchive, steps: Sequence[int], folder: Path, replace: bool = False) -> Iterator[Restored]:
+    """Write the checkpoints of some steps to ``folder``, each to ``RUN/step_00000100.safetensors``.
+
+    All is checked before the first is written. ``folder`` can be ingested again, and gives a run of the same name.
+
+    Parameters
+    ----------
+    run : RunArchive
+        The run.
+    steps : sequence of int
+        Steps of it; a repeated one is written once.
+    folder : Path
+        Made where it is missing.
+    replace : bool
+        Whether files that exist are replaced.
+
+    Yields
+    ------
+    Restored
+        As soon as a file is complete.
+
+    Raises
+    ------
+    NothingMatchedError
+        If the run has no checkpoints.
+    UnknownNameError
+        If it has no such step.
+    SedarchiveError
+        If a file exists and may not be replaced.
+    DamagedArchiveError
+        As :func:`restore`.
+    """
+    if not run.commits:
+        raise NothingMatchedError(f"run {run.name} has no checkpoints; `sedarchive ingest` says why")
+    own = folder / _folder(run.name)
+    targets = {step: own / f"step_{_commit_of(run, step).step:08d}.safetensors" for step in steps}
+    existing = [] if replace else [target for target in targets.values() if target.exists()]
+    if existing:
+        more = f", and {len(existing) - 1} more of {len(targets)}" if existing[1:] else ""
+        raise SedarchiveError(f"{existing[0]} exists{more}; nothing was written; choose another --to, or add --force")
+    for step, target in targets.items():
+        yield Restored(run.name, step, str(target), restore(run, step, target).digest)
+
+
+def _folder(run: str) -> Path:
+    """Folder of a run below another: its name, part by part, where that is safe."""
+    return Path(*(part if _is_plain(part) else stored_name(part) for part in run.split("/")))
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a part of a name, which may come from an archive of others, is that of a folder and leads nowhere."""
+    return part.isprintable() and not part.startswith(".") and "\\" not in part and 0 < len(part.encode()) < 200
+
+
 def restore(run: RunArchive, step: int, target: Path) -> Commit:
     """Write the checkpoint of ``step`` to ``target``, replacing it at once when it is complete and checked.
 
@@ -45,10 +119,7 @@ def restore(run: RunArchive, step: int, target: Path) -> Commit:
     DamagedArchiveError
         If a restored tensor fails its digest; ``target`` is not touched then.
     """
-    commit = next((commit for commit in run.commits if commit.step == step), None)
-    if commit is None:
-        near = sorted(run.steps, key=lambda other: abs(other - step))[:3]
-        raise UnknownNameError(f"run {run.name} has no step {step}; the nearest are {', '.join(map(str, near))}")
+    commit = _commit_of(run, step)
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -59,6 +130,14 @@ def restore(run: RunArchive, step: int, target: Path) -> Commit:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+    return commit
+
+
+def _commit_of(run: RunArchive, step: int) -> Commit:
+    commit = next((commit for commit in run.commits if commit.step == step), None)
+    if commit is None:
+        near = sorted(run.steps, key=lambda other: abs(other - step))[:3]
+        raise UnknownNameError(f"run {run.name} has no step {step}; the nearest are {', '.join(map(str, near))}")
     return commit
 
 

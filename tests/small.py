@@ -10,7 +10,9 @@ from unittest import mock
 
 import torch
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from sedarchive.cli.app import app
 from sedarchive.compute import windows as window_tables
 from sedarchive.nulls import null_bands
 
@@ -111,3 +113,16 @@ def run_cli(*args, cwd=None, timeout=120, **env):
 def few_draws():
     """A null of few draws in ``compute`` of this process: it costs the most, and its worth is shown elsewhere."""
     return mock.patch.object(window_tables, "null_bands", partial(null_bands, draws=19))
+
+
+def run_here(*args, code=0, **env):
+    """The command line in this process; its exit code is checked, and that it ended without a traceback."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], env=env)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def data_of(result):
+    """What stdout holds, as JSON; there may be nothing else on it."""
+    return json.loads(result.stdout)

@@ -3,15 +3,23 @@
 import json
 import multiprocessing
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from small import command, environment
 
-from sedarchive.demo.train import PAIR_NAMES, TrainSettings, _run_all, split_pairs, train_pair, train_run
+from sedarchive.archive import Archive
+from sedarchive.demo.pair import PAIR_NAMES, _run_all, runs_to_train, train_pair
+from sedarchive.demo.tour import check_way
+from sedarchive.demo.train import TrainSettings, split_pairs, train_run
 from sedarchive.errors import HistoryError, MissingExtraError, SedarchiveError
+from sedarchive.ingest import IngestOptions, ingest
 
 SMALL = TrainSettings(modulus=7, width=8, heads=2, mlp_width=12, steps=6, checkpoint_every=2, seed=3)
 NAMES = {
@@ -148,11 +156,19 @@ def test_steps_that_end_between_two_checkpoints_end_the_run_at_the_earlier(tmp_p
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 4
 
 
-def test_a_pair_starts_alike_and_differs_in_weight_decay_alone(tmp_path):
+@pytest.fixture(scope="module")
+def trained_pair(tmp_path_factory):
+    """A demo's folder of which only the training is done, and the progress that was reported; to be copied."""
     pytest.importorskip("torch")
-    seen = []
-    folders = train_pair(tmp_path, SMALL, lambda run, step: seen.append((run, step)))
-    assert folders == tuple(tmp_path / name for name in PAIR_NAMES)
+    folder, seen = tmp_path_factory.mktemp("pair"), []
+    folders = train_pair(folder / "runs", SMALL, lambda run, step: seen.append((run, step)))
+    assert folders == tuple(folder / "runs" / name for name in PAIR_NAMES)
+    return folder, seen
+
+
+def test_a_pair_starts_alike_and_differs_in_weight_decay_alone(trained_pair):
+    folder, seen = trained_pair
+    folders = [folder / "runs" / name for name in PAIR_NAMES]
     configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
     assert [config.pop("weight_decay") for config in configs] == [1.0, 0.0]
     assert configs[0] == configs[1]
@@ -164,6 +180,124 @@ def test_a_pair_starts_alike_and_differs_in_weight_decay_alone(tmp_path):
         steps = [step for run, step in seen if run == name]
         assert steps == sorted(set(steps))
         assert steps[-1] == 6
+
+
+@pytest.fixture
+def demo_folder(trained_pair, tmp_path):
+    return shutil.copytree(trained_pair[0], tmp_path / "demo")
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_runs_that_are_complete_are_not_trained_again(demo_folder):
+    files = [path for path in demo_folder.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert check_way(demo_folder, SMALL) == ()
+    train_pair(demo_folder / "runs", SMALL)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def cut_short(run, what):
+    """Leave a run as an interruption does."""
+    if what == "half a line":
+        log = run / "metrics.jsonl"
+        log.write_bytes(log.read_bytes()[:-30])
+    elif what == "half a history":
+        lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (run / "metrics.jsonl").write_text("".join(lines[:2]))
+        for step in (4, 6):
+            (run / f"step_{step:06d}.pt").unlink()
+    elif what == "a missing checkpoint":
+        (run / "step_000002.pt").unlink()
+    else:
+        shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("what", ["half a line", "half a history", "a missing checkpoint", "nothing"])
+def test_a_run_that_was_interrupted_is_to_be_trained_anew(demo_folder, what):
+    cut_short(demo_folder / "runs" / PAIR_NAMES[1], what)
+    assert check_way(demo_folder, SMALL) == PAIR_NAMES[1:]
+
+
+def test_what_is_trained_anew_is_equal_and_the_other_run_is_kept(demo_folder):
+    runs, (other, interrupted) = demo_folder / "runs", PAIR_NAMES
+    before, kept = contents(runs), (runs / other / "step_000000.pt").stat().st_mtime_ns
+    cut_short(runs / interrupted, "half a history")
+    train_pair(runs, SMALL)
+    assert runs_to_train(runs, SMALL) == ()
+    assert contents(runs) == before
+    assert (runs / other / "step_000000.pt").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(SMALL, seed=4), "seed 3, not 4"),
+        (replace(SMALL, steps=8), "steps 6, not 8"),
+        (replace(SMALL, checkpoint_every=3), "checkpoint_every 2, not 3"),
+    ],
+)
+def test_runs_of_other_settings_are_never_touched(demo_folder, settings, message):
+    before = contents(demo_folder)
+    for call in (check_way, lambda folder, of_run: train_pair(folder / "runs", of_run)):
+        with pytest.raises(HistoryError, match=rf"weight_decay holds .*\({message}\); choose another folder"):
+            call(demo_folder, settings)
+    assert contents(demo_folder) == before
+
+
+def test_checkpoints_that_are_not_the_demos_are_never_touched(demo_folder):
+    (demo_folder / "runs/weight_decay/config.json").unlink()
+    before = contents(demo_folder)
+    with pytest.raises(HistoryError, match=r"config\.json is missing"):
+        check_way(demo_folder, SMALL)
+    assert contents(demo_folder) == before
+
+
+def test_half_of_a_demo_is_refused_before_anything_is_trained(demo_folder):
+    ingest([demo_folder / "runs"], demo_folder / "archive.zarr", IngestOptions())
+    assert Archive(demo_folder / "archive.zarr").run_names == tuple(sorted(PAIR_NAMES))
+    assert check_way(demo_folder, SMALL) == ()
+    cut_short(demo_folder / "runs" / PAIR_NAMES[0], "nothing")
+    with pytest.raises(HistoryError, match=r"archive\.zarr holds weight_decay already, .* choose another folder"):
+        check_way(demo_folder, SMALL)
+    shutil.rmtree(demo_folder / "archive.zarr")
+    assert check_way(demo_folder, SMALL) == PAIR_NAMES[:1]
+    (demo_folder / "archive.duckdb").touch()
+    with pytest.raises(HistoryError, match=r"archive\.duckdb holds the tables of an archive that is gone"):
+        check_way(demo_folder, SMALL)
+
+
+def test_a_training_process_leaves_interrupts_to_its_parent_from_its_birth(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    spawn = multiprocessing.get_context("spawn")
+    child = spawn.Process(target=signal.raise_signal, args=(signal.SIGINT,), name="child")
+    _run_all([child], tmp_path, None)
+    assert child.exitcode == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+def test_an_interrupted_demo_goes_on_with_the_same_command(tmp_path):
+    args = command("demo", "out", "--steps", 300)
+    process = subprocess.Popen(
+        args, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out/runs/weight_decay/step_000025.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # to all its processes, as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "the same command goes on" in err
+    assert not (tmp_path / "out/archive.zarr").exists()
+    done = subprocess.run(args, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    again = subprocess.run(args, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert "used again" in again.stderr
+    assert again.stdout == done.stdout
 
 
 def test_a_training_process_that_dies_is_an_error_naming_the_run_and_ends_the_other(tmp_path):

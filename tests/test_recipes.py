@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -308,12 +309,31 @@ def test_an_unknown_parameter_is_refused_with_the_valid_ones(planted_db):
         ({"window_size": "ten"}, "whole number"),
         ({"window_size": "2.5"}, "whole number"),
         ({"stamp": "middle"}, "one of end, centre"),
-        ({"max_lag": "far"}, "lag_scan"),
+        ({"max_lag": "far"}, "max_lag is a whole number, not 'far'"),
+        ({"max_lag": "1e3"}, "max_lag is a whole number, not '1e3'"),
+        ({"max_lag": "9" * 19}, "max_lag is a whole number"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(planted_db, values, message):
     with pytest.raises(RecipeError, match=message):
         ask(planted_db, "lag_scan", **values)
+
+
+@pytest.mark.parametrize("text", ["far", "nan", "inf", ""])
+def test_a_number_without_default_is_refused_where_it_is_none(planted_db, text):
+    recipe = parse_recipe("mine", HEADER + "-- param x number: rate\nSELECT getvariable('x') AS a")
+    with pytest.raises(RecipeError, match=rf"recipe mine: x is a number, not '{text}'"):
+        run_recipe(planted_db.connection, recipe, {"x": text})
+    assert run_recipe(planted_db.connection, recipe, {"x": "-1e30"}).rows == [(-1e30,)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_recipe_casts_is_declared_as_that(name):
+    cast = dict(re.findall(r"CAST\(getvariable\('(\w+)'\) AS (\w+)\)", RECIPES[name].sql))
+    kinds = {param.name: param.kind for param in RECIPES[name].params if param.default is None}
+    assert {param for param, kind in kinds.items() if kind == "integer"} == set(cast)
+    assert set(cast.values()) <= {"BIGINT"}
+    assert set(kinds.values()) <= {"integer", "text"}
 
 
 def test_parameters_do_not_outlive_the_query(planted_db):
@@ -329,18 +349,21 @@ def test_a_recipe_is_read_with_choices_continuations_and_defaults(tmp_path):
     path = tmp_path / "mine.sql"
     path.write_text(
         "-- summary: one\n--   sentence\n-- param a = 1.5: rate\n-- param b = 'x' | 'y': kind\n-- param c: free\n"
-        "-- columns: p,\n--   q, r\n-- source: a paper\n-- note: first\n--\n--   second: part\n"
-        "SELECT coalesce(getvariable('a'), 1.5) AS p, coalesce(getvariable('b'), 'x') AS q, getvariable('c') AS r"
+        "-- param d integer: count\n"
+        "-- columns: p,\n--   q, r, s\n-- source: a paper\n-- note: first\n--\n--   second: part\n"
+        "SELECT coalesce(getvariable('a'), 1.5) AS p, coalesce(getvariable('b'), 'x') AS q, getvariable('c') AS r,"
+        " getvariable('d') AS s"
         " -- getvariable('in_a_comment')\n"
     )
     recipe = read_recipe(path)
     assert (recipe.name, recipe.summary, recipe.source) == ("mine", "one sentence", "a paper")
-    assert [(p.name, p.default, p.meaning, p.choices) for p in recipe.params] == [
-        ("a", 1.5, "rate", ()),
-        ("b", "x", "kind", ("x", "y")),
-        ("c", None, "free", ()),
+    assert [(p.name, p.default, p.meaning, p.choices, p.kind) for p in recipe.params] == [
+        ("a", 1.5, "rate", (), "number"),
+        ("b", "x", "kind", ("x", "y"), "text"),
+        ("c", None, "free", (), "text"),
+        ("d", None, "count", (), "integer"),
     ]
-    assert recipe.columns == ("p", "q", "r")
+    assert recipe.columns == ("p", "q", "r", "s")
     assert recipe.note == "first second: part"
 
 

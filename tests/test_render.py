@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sedarchive.errors import RecipeError
-from sedarchive.render import write_result
+from sedarchive.render import counted, write_result
 from sedarchive.result import Result
 
 RESULT = Result(
@@ -40,6 +40,13 @@ def test_a_table_is_aligned_and_rounded_and_shows_null_as_a_dash():
 def test_a_table_in_a_file_cuts_nothing():
     wide = Result(["name"] * 3, ["VARCHAR"] * 3, [("x" * 200, "[bold]y" * 30, "z" * 200)])
     assert text(wide, "table").splitlines()[1].split() == ["x" * 200, "[bold]y" * 30, "z" * 200]
+
+
+def test_no_line_of_a_table_ends_in_blanks_that_a_narrow_terminal_would_wrap():
+    uneven = Result(["a", "meaning"], ["VARCHAR"] * 2, [("x", "long " * 40 + "end"), ("y", "short"), ("z", "")])
+    lines = text(uneven, "table").splitlines()
+    assert [len(line) for line in lines] == [10, 3 + 203, 8, 1]
+    assert not any(line.endswith(" ") for line in lines)
 
 
 @pytest.mark.parametrize("form", ["table", "markdown"])
@@ -84,6 +91,10 @@ def test_an_empty_result_still_has_its_header():
     assert text(empty, "markdown") == "| run | step |\n| --- | ---: |\n"
     assert text(empty, "json") == "[]\n"
     assert text(empty, "jsonl") == ""
+
+
+def test_one_thing_is_not_many():
+    assert [counted(n, "file") for n in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
 
 
 def test_markdown_escapes_its_own_bars():

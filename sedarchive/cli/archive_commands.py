@@ -11,6 +11,7 @@ from sedarchive.cli.common import (
     DEFAULT_DATABASE,
     DEFAULT_WORKERS,
     FAILED,
+    GOES_ON,
     ArchiveOption,
     DatabaseOption,
     JsonOption,
@@ -28,10 +29,19 @@ from sedarchive.cli.common import (
 )
 
 
+def _run_name(name: str | None) -> str | None:
+    """Name for a run, each part of which (between slashes) can be that of a folder."""
+    if name is not None and not all(part.strip(". ") for part in name.split("/")):
+        raise typer.BadParameter(f"{name!r} names no run; write my-run, or group/my-run with no part empty or all dots")
+    return name
+
+
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="Folders with runs, runs, or checkpoints.", show_default=False)],
     archive: ArchiveOption = DEFAULT_ARCHIVE,
-    run: Annotated[str | None, typer.Option("--run", help="Name of the run, where one is found.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", callback=_run_name, help="Name of the run, where one is found.")
+    ] = None,
     steps_per_chunk: Annotated[
         int | None, typer.Option(min=1, max=64, help="Checkpoints a chunk; 1 suits a run that grows one by one.")
     ] = None,
@@ -62,7 +72,7 @@ def ingest(
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
     options = IngestOptions(run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex)
-    with handled():
+    with handled(GOES_ON):
         if dry_run:
             plans = plan_ingest(paths, options)
             if json_output:
@@ -118,6 +128,7 @@ def verify(archive: ArchiveOption = DEFAULT_ARCHIVE, json_output: JsonOption = F
     Example: sedarchive verify
     """
     from sedarchive.archive.verify import verify as verify_archive
+    from sedarchive.render import counted
 
     with handled():
         if not archive.exists():
@@ -131,8 +142,8 @@ def verify(archive: ArchiveOption = DEFAULT_ARCHIVE, json_output: JsonOption = F
     damaged = sum(finding.severity == "error" for finding in findings)
     if damaged:
         fail(
-            f"{archive}: {damaged} files are damaged or missing; restore them from a copy, or delete the run's folder "
-            "and ingest it again from its checkpoints"
+            f"{archive}: {counted(damaged, 'file')} damaged or missing; take them from a copy, or delete the run's "
+            "folder and ingest it again from its checkpoints"
         )
     say(f"{archive}: every file is as it was written")
 
@@ -144,24 +155,25 @@ def restore(
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder for the files.")] = Path(),
     everything: Annotated[bool, typer.Option("--all", help="Every step of the run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
     json_output: JsonOption = False,
 ) -> None:
-    """Write archived checkpoints back as safetensors files, bit-exact.
+    """Write archived checkpoints back as safetensors files, bit-exact, to a folder for the run.
 
     Example: sedarchive restore my-run --step 1000 --to restored/
     """
     from sedarchive.archive import Archive
-    from sedarchive.restore import restore as restore_step
+    from sedarchive.restore import restore_steps
 
-    with handled():
+    if everything and step:
+        raise typer.BadParameter("--all and --step exclude each other", param_hint="--all")
+    written = []
+    with handled("files named above are complete; --force replaces them"):
         opened = Archive(archive).run(run)
-        steps = list(opened.steps) if everything else (step or list(opened.steps[-1:]))
-        written = []
-        for one in steps:
-            target = to / f"step_{one:08d}.safetensors"
-            commit = restore_step(opened, one, target)
-            written.append({"run": run, "step": one, "path": str(target), "digest": commit.digest})
-            say(f"{target}")
+        steps = opened.steps if everything else (step or opened.steps[-1:])
+        for restored in restore_steps(opened, steps, to, force):
+            written.append(asdict(restored))
+            say(printable(restored.path))
     if json_output:
         write_json(written)

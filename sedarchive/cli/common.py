@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from sedarchive.cli.interrupts import INTERRUPTED, raised
 from sedarchive.errors import (
     NothingMatchedError,
     RecipeError,
@@ -17,7 +18,7 @@ from sedarchive.errors import (
 )
 from sedarchive.history import Finding
 
-DONE, FAILED, USAGE, NOTHING, INTERRUPTED = 0, 1, 2, 4, 130
+DONE, FAILED, USAGE, NOTHING = 0, 1, 2, 4
 
 ArchiveOption = Annotated[
     Path,
@@ -69,22 +70,27 @@ def size_option(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
-_INTERRUPTED_WORDS = "interrupted; what was finished is kept, and the same command goes on from there"
+GOES_ON = "what was finished is kept, and the same command goes on from there"
 
 
 @contextmanager
-def handled() -> Iterator[None]:
-    """Turn the errors of the library into one line on stderr and an exit code."""
+def handled(after_interrupt: str = "") -> Iterator[None]:
+    """Turn the errors of the library into one line on stderr and an exit code.
+
+    ``after_interrupt`` says what Ctrl-C leaves behind, if there is anything to say.
+    """
+    interrupted = "; ".join(filter(None, ("interrupted", after_interrupt)))
     try:
-        yield
+        with raised():
+            yield
     except SedarchiveError as error:
         fail(str(error), exit_code(error))
     except KeyboardInterrupt:
-        fail(_INTERRUPTED_WORDS, INTERRUPTED)
+        fail(interrupted, INTERRUPTED)
     except RuntimeError as error:
         if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
             raise
-        fail(_INTERRUPTED_WORDS, INTERRUPTED)
+        fail(interrupted, INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as `head` does
         raise typer.Exit(DONE) from None

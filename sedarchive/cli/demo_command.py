@@ -17,6 +17,8 @@ from sedarchive.cli.common import (
     write_json,
 )
 
+_AFTER_INTERRUPT = "a run that was trained to its end is kept, and the same command goes on with it"
+
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for runs, archive, database and figure.")] = Path(
@@ -30,26 +32,33 @@ def demo(
 ) -> None:
     """Train two small transformers, one of which groks, and analyse their histories. Takes up to 3 minutes.
 
+    In a folder that it was run in before, with the same seed and steps, it goes on.
+
     Example: sedarchive demo
     """
+    import shlex
     import textwrap
 
     from sedarchive.demo.story import short_table
-    from sedarchive.demo.tour import take_tour
+    from sedarchive.demo.tour import check_way, take_tour
     from sedarchive.demo.train import TrainSettings
     from sedarchive.render import write_result
 
     settings = TrainSettings(seed=seed) if steps is None else TrainSettings(seed=seed, steps=steps)
-    say(f"training two transformers on addition modulo {settings.modulus}, with and without weight decay ...")
-    with handled(), progress_bar(quiet) as progress:
+    with handled():
+        to_train = check_way(folder, settings)
+    trained = f"training transformers on addition modulo {settings.modulus}: {' and '.join(to_train)} ..."
+    say(trained if to_train else f"{folder} holds both runs, trained with these settings; they are used again")
+    with handled(_AFTER_INTERRUPT), progress_bar(quiet) as progress:
         tour = take_tour(folder, settings, workers, progress)
     if json_output:
         write_json({"rows": tour.table.dicts(), "figure": str(tour.figure), "database": str(tour.database)})
         return
     write_result(short_table(tour.table), "table", sys.stdout)
     for sentence in tour.sentences:
-        typer.echo("\n" + textwrap.fill(sentence, 100))
+        typer.echo("\n" + textwrap.fill(sentence, 80))
     typer.echo(f"\nFigure: {tour.figure}\n\nTry next:")
-    typer.echo(f"  sedarchive query lag_flip --db {tour.database}")
-    typer.echo(f"  sedarchive query spectral_edge -p scope=attention --db {tour.database}")
-    typer.echo(f"  sedarchive export {folder / 'csv'} --db {tour.database}")
+    option = f"--db {shlex.quote(str(tour.database))}"
+    typer.echo(f"  sedarchive query lag_flip {option}")
+    typer.echo(f"  sedarchive query spectral_edge -p scope=attention {option}")
+    typer.echo(f"  sedarchive export {shlex.quote(str(folder / 'csv'))} {option}")

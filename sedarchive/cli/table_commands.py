@@ -12,6 +12,7 @@ from sedarchive.cli.common import (
     DEFAULT_DATABASE,
     DEFAULT_WORKERS,
     FAILED,
+    GOES_ON,
     NOTHING,
     ArchiveOption,
     DatabaseOption,
@@ -49,6 +50,14 @@ def compute(
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
     runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
     scheduler: Annotated[str, typer.Option(help="threads (Dask) or serial.")] = "threads",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DASK_SCHEDULER_ADDRESS",
+            help="Where the sweeps run: local (a process for each worker), tcp://HOST:PORT (its workers) or none.",
+            show_default="none",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")] = False,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
     database: DatabaseOption = DEFAULT_DATABASE,
@@ -65,15 +74,17 @@ def compute(
     """
     from sedarchive.compute.refresh import ComputeOptions, plan_compute
     from sedarchive.compute.refresh import compute as compute_tables
-    from sedarchive.compute.requests import parse_windows, read_runs_info
+    from sedarchive.compute.requests import parse_windows
 
     if scheduler not in ("threads", "serial"):
         raise typer.BadParameter("use threads or serial", param_hint="--scheduler")
+    if cluster not in (None, "local", "none") and ":" not in cluster:
+        raise typer.BadParameter(f"{cluster!r} is not local, tcp://HOST:PORT or none", param_hint="--cluster")
     try:
         windows = tuple(parse_windows(window or []))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from error
-    with handled():
+    with handled(GOES_ON):
         options = ComputeOptions(
             windows=windows,
             scopes=tuple(scope or ()),
@@ -84,9 +95,10 @@ def compute(
             max_mem=size_option(max_mem),
             workers=workers,
             scheduler=scheduler,
+            cluster=cluster,
             heads=heads,
             kv_heads=kv_heads,
-            runs_info=read_runs_info(runs_info) if runs_info else {},
+            runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
         )
         if dry_run:
             plans = plan_compute(archive, database, options)
@@ -99,12 +111,26 @@ def compute(
     for report in reports:
         say(printable(report.describe()))
         say_findings(report.findings)
-    unread = [f"{tensor} of {report.run}" for report in reports for tensor in report.gram.failed]
+    left_out = [f"{tensor} of {report.run}" for report in reports for tensor in report.gram.failed]
+    without_spectra = [f"spectra of {tensor} of {report.run}" for report in reports for tensor in report.spectra.failed]
+    unread = left_out + without_spectra
+    if left_out:
+        say(printable(f"error: left out of every scope, since they cannot be read: {', '.join(left_out)}"))
     if unread:
-        say(printable(f"error: left out of every scope, since they cannot be read: {', '.join(unread)}"))
         say("run `sedarchive verify`; once the files are whole again, the same command completes the tables")
     if unread or any(report.error for report in reports):
         raise typer.Exit(FAILED)
+
+
+def _facts_of_runs(path: Path, archive: Path) -> dict[str, dict[str, str]]:
+    """Rows of ``--runs-info``; what of it is not used is said."""
+    from sedarchive.archive import Archive
+    from sedarchive.compute.requests import read_runs_info
+
+    info = read_runs_info(path)
+    for note in info.notes(Archive(archive).run_names):
+        say(printable(note))
+    return info.facts
 
 
 def _show_plans(plans: list[dict[str, Any]], json_output: bool) -> None:
@@ -137,8 +163,14 @@ def query(
         list[str] | None, typer.Option("--param", "-p", help="A recipe's parameter, as name=value. Repeats.")
     ] = None,
     output_format: Annotated[
-        str, typer.Option("--format", "-f", help="table, csv, json, jsonl, markdown or parquet.")
-    ] = "table",
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="table, csv, json, jsonl, markdown or parquet.",
+            show_default="by the file's suffix, else table",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File instead of stdout.")] = None,
     database: DatabaseOption = DEFAULT_DATABASE,
     json_output: JsonOption = False,
@@ -149,14 +181,18 @@ def query(
 
     Example: sedarchive query lag_flip -p scope=all
     """
-    from sedarchive.query import answer, write_answer
+    from sedarchive.query import answer, choose_format, why_no_rows, write_answer
 
+    if json_output and output_format not in (None, "json"):
+        raise typer.BadParameter(f"--json and --format {output_format} exclude each other", param_hint="--format")
+    values = _pairs(param or [])
     with handled():
-        result = answer(database, what, _pairs(param or []))
-        write_answer(result, "json" if json_output else output_format, output)
-    if not result.rows:
-        say("no rows")
-        raise typer.Exit(NOTHING)
+        form = choose_format("json" if json_output else output_format, output)
+        result = answer(database, what, values)
+        write_answer(result, form, output)
+        if not result.rows:
+            say(printable("\n  ".join(["no rows", *why_no_rows(database, what, values)])))
+            raise typer.Exit(NOTHING)
 
 
 def _pairs(values: list[str]) -> dict[str, str]:
@@ -200,6 +236,7 @@ def export(
     Example: sedarchive export paper/ --format csv
     """
     from sedarchive.export import export as export_tables
+    from sedarchive.render import counted
     from sedarchive.tables import Database
 
     if output_format not in ("csv", "parquet"):
@@ -208,30 +245,36 @@ def export(
         written = list(export_tables(tables, folder, "csv" if output_format == "csv" else "parquet"))
     if json_output:
         write_json([{"path": str(file.path), "rows": file.n_rows} for file in written])
-    say(f"{len(written)} files in {folder}, {sum(file.n_rows > 0 for file in written)} of them with rows")
+    say(f"{counted(len(written), 'file')} in {folder}, {sum(file.n_rows > 0 for file in written)} of them with rows")
 
 
 def plot(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG, PDF or SVG file.")] = Path("edge.png"),
     window: Annotated[int, typer.Option("--window", "-w", min=2, help="Updates a window.")] = 10,
     scope: Annotated[str, typer.Option("--scope", "-s", help="Scope of the windows.")] = "all",
-    metric: Annotated[str, typer.Option(help="Logged metric drawn beside it.")] = "val_loss",
+    metric: Annotated[
+        str | None, typer.Option(help="Logged metric drawn beside it.", show_default="val_loss, where it is logged")
+    ] = None,
     database: DatabaseOption = DEFAULT_DATABASE,
 ) -> None:
     """Draw the edge ratio of each run over steps, with its null and a logged metric.
 
     Example: sedarchive plot -o edge.pdf --scope attention
     """
-    from sedarchive.figure import draw_edge
+    from sedarchive.figure import check_suffix, draw_edge
     from sedarchive.tables import Database
 
+    try:
+        check_suffix(output)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from error
     with handled(), Database.read(database) as tables:
-        draw_edge(tables, output, window, scope, metric)
-    say(str(output))
+        missing = draw_edge(tables, output, window, scope, metric or "val_loss", metric_needed=metric is not None)
+    say(printable("\n".join([*missing, str(output)])))
 
 
 def explain(
-    name: Annotated[str, typer.Argument(help="A table, or a column.", show_default=False)],
+    name: Annotated[str | None, typer.Argument(help="A table, or a column.", show_default="list the tables")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Say what a table's columns mean, with their units.
@@ -244,3 +287,5 @@ def explain(
     with handled():
         found = explain_name(name)
     write_result(found, "json" if json_output else "table", sys.stdout)
+    if name is None:
+        say("\n`sedarchive explain NAME` gives the columns of one of them, or the meaning of a column")

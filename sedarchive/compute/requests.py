@@ -1,7 +1,9 @@
 """What the user has asked of an archive so far: kept in the database, refreshed by every ``compute``."""
 
 import csv
+import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 
 from sedarchive.errors import HistoryError
 from sedarchive.leaves import DEFAULT_SCOPES
+from sedarchive.recipes import shortened
 from sedarchive.tables import Database
 
 OpenDatabase = Callable[[], AbstractContextManager[Database]]
@@ -56,7 +59,27 @@ def parse_windows(values: Iterable[str]) -> list[int]:
     return sorted(sizes)
 
 
-def read_runs_info(path: Path) -> dict[str, dict[str, str]]:
+@dataclass(frozen=True)
+class RunsInfo:
+    """Facts about runs, as a file gives them."""
+
+    path: Path
+    facts: dict[str, dict[str, str]]
+    """Run -> column -> value, each of which fits its column."""
+    ignored: tuple[str, ...] = ()
+    """A line for people on each value that is left out, and why."""
+
+    def notes(self, run_names: Sequence[str]) -> list[str]:
+        """Lines for people: what is ignored, and which rows wait for a run that is not in the archive yet."""
+        held = shortened(run_names)
+        return list(self.ignored) + [
+            f"{self.path}: run {run!r} is not in the archive, which holds {held}; its row is kept for when it is"
+            for run in self.facts
+            if run not in run_names
+        ]
+
+
+def read_runs_info(path: Path) -> RunsInfo:
     """Facts about runs from a CSV file with a column ``run``.
 
     Raises
@@ -65,13 +88,38 @@ def read_runs_info(path: Path) -> dict[str, dict[str, str]]:
         If the file cannot be read or has other columns.
     """
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        columns, rows = reader.fieldnames or [], list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HistoryError(f"{path}: cannot be read as CSV ({error})") from error
-    columns = set(rows[0]) if rows else set()
-    if "run" not in columns or not columns <= {"run", *RUNS_INFO_COLUMNS}:
-        raise HistoryError(f"{path}: needs a column run, and of others only {', '.join(RUNS_INFO_COLUMNS)}")
-    return {row["run"]: {name: value for name, value in row.items() if name != "run" and value} for row in rows}
+    others = [repr(name) for name in columns if name not in ("run", *RUNS_INFO_COLUMNS)]
+    if "run" not in columns or others:
+        found = f"; it also has {', '.join(others)}" if others else ""
+        raise HistoryError(f"{path}: needs a column run, and of others only {', '.join(RUNS_INFO_COLUMNS)}{found}")
+    facts: dict[str, dict[str, str]] = {}
+    ignored: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        why = _row_problem(row, facts)
+        if why:
+            ignored.append(f"{path}: row {number} (run {row['run'] or ''!r}) is ignored: {why}")
+            continue
+        given = {name: value for name, value in row.items() if name != "run" and value}
+        facts[row["run"]] = {name: value for name, value in given.items() if _typed(name, value) is not None}
+        ignored += [
+            f"{path}: run {row['run']!r}, column {name}: {value!r} is ignored: it is not "
+            + ("a whole number" if name in _WHOLE else "a finite number")
+            for name, value in given.items()
+            if name not in facts[row["run"]]
+        ]
+    return RunsInfo(path, facts, tuple(ignored))
+
+
+def _row_problem(row: dict[str, str], facts: Mapping[str, Any]) -> str | None:
+    if None in row:  # where DictReader puts what has no column
+        return "it has more values than the file has columns"
+    if not row["run"]:
+        return "it names no run"
+    return "the run has a row above" if row["run"] in facts else None
 
 
 def record_requests(
@@ -117,7 +165,7 @@ def run_facts(config: dict[str, Any], info: dict[str, str]) -> dict[str, Any]:
     facts["beta1"] = facts["beta1"] if facts["beta1"] is not None else _scalar(pair[0])
     facts["beta2"] = facts["beta2"] if facts["beta2"] is not None else _scalar(pair[1])
     typed = {name: _typed(name, value) for name, value in facts.items()}
-    return typed | {name: _typed(name, value) for name, value in info.items()}
+    return typed | {name: value for name, text in info.items() if (value := _typed(name, text)) is not None}
 
 
 _CONFIG_KEYS = {
@@ -147,6 +195,28 @@ def _typed(name: str, value: Any) -> Any:
     if value is None or name not in _WHOLE | _REAL:
         return None if value is None else str(value)
     try:
-        return int(value) if name in _WHOLE else float(value)
+        return _whole(value) if name in _WHOLE else _real(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _real(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number
+
+
+def _whole(value: Any) -> int:
+    """Whole number of 64 bits; 3.0 is one, as tables with gaps write them."""
+    number = _number(value) if isinstance(value, str) else value
+    if number != int(number) or abs(number) >= 2**63:
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(number)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

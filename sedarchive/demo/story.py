@@ -68,12 +68,12 @@ def sentences(rows: Result) -> list[str]:
 def _sentence(row: dict[str, Any]) -> str:
     parts = [f"{row['run']} (weight decay {_number(row['weight_decay'])})"]
     parts.append(
-        f"knew its training pairs at step {row['memorised_at']}"
+        f"reached training accuracy {MEMORISED} at step {row['memorised_at']}"
         if row["memorised_at"] is not None
-        else "never knew all its training pairs"
+        else f"never reached training accuracy {MEMORISED}"
     )
     parts.append(
-        f"and grokked at step {row['grokked_at']}"
+        f"and grokked (validation accuracy {GROKKED}) at step {row['grokked_at']}"
         if row["grokked_at"] is not None
         else f"and did not grok (validation accuracy {_number(row['last_val_acc'])} at the end)"
     )

@@ -13,24 +13,19 @@ Needs torch, the extra ``sedarchive[demo]``; importing this module does not.
 import importlib.util
 import json
 import math
-import multiprocessing
-import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.errors import HistoryError, MissingExtraError, SedarchiveError
+from sedarchive.errors import HistoryError, MissingExtraError
 
-PAIR_NAMES = ("weight_decay", "no_weight_decay")
-"""Folders, so run names, of the two runs of :func:`train_pair`."""
-
-_POLL_SECONDS = 0.2
+CHECKPOINTS = "step_*.pt"
+"""Pattern of the files of a run."""
+LOG, CONFIG = "metrics.jsonl", "config.json"
 
 Tensor = Any  # torch.Tensor; torch is imported only by those who train
 Weights = dict[str, Tensor]
@@ -89,6 +84,11 @@ class TrainSettings:
         return self.steps - self.steps % self.checkpoint_every
 
     @property
+    def checkpoint_steps(self) -> range:
+        """Steps of all checkpoints."""
+        return range(0, self.last_step + 1, self.checkpoint_every)
+
+    @property
     def n_pairs(self) -> int:
         """Unordered pairs of the task."""
         return self.modulus * (self.modulus + 1) // 2
@@ -97,50 +97,6 @@ class TrainSettings:
     def n_train_pairs(self) -> int:
         """Unordered pairs that are trained on."""
         return round(self.train_fraction * self.n_pairs)
-
-
-def train_pair(
-    folder: Path, settings: TrainSettings, progress: Callable[[str, int], None] | None = None
-) -> tuple[Path, Path]:
-    """Train a run and its control without weight decay, side by side in two processes of one thread.
-
-    Split and initial weights of the two are the same.
-
-    Parameters
-    ----------
-    folder
-        Receives one folder a run, named by :data:`PAIR_NAMES`.
-    settings
-        Of the run with weight decay; the control differs in that alone.
-    progress
-        Called with a run's name and the step of its newest checkpoint.
-
-    Returns
-    -------
-    The folders of the run with weight decay and of its control.
-
-    Raises
-    ------
-    MissingExtraError
-        If torch is not installed.
-    HistoryError
-        If one of the folders already holds checkpoints.
-    SedarchiveError
-        If a training process ends before its run does.
-    """
-    if settings.weight_decay <= 0:
-        raise ValueError(f"weight_decay {settings.weight_decay} must be positive: the control is the run with 0")
-    _require_torch()
-    decayed, control = (folder / name for name in PAIR_NAMES)
-    _refuse_used(decayed)
-    _refuse_used(control)
-    context = multiprocessing.get_context("spawn")  # a fork after threads have started may deadlock
-    processes = [
-        context.Process(target=_train_in_child, args=(run, of_run), name=run.name, daemon=True)
-        for run, of_run in ((decayed, settings), (control, replace(settings, weight_decay=0.0)))
-    ]
-    _run_all(processes, folder, progress)
-    return decayed, control
 
 
 def train_run(folder: Path, settings: TrainSettings, progress: Callable[[int], None] | None = None) -> None:
@@ -169,8 +125,9 @@ def train_run(folder: Path, settings: TrainSettings, progress: Callable[[int], N
     HistoryError
         If the folder already holds checkpoints.
     """
-    _require_torch()
-    _refuse_used(folder)
+    require_torch()
+    if any(folder.glob(CHECKPOINTS)):
+        raise HistoryError(f"{folder} already holds checkpoints; choose another folder for the new run")
     import torch
 
     threads = torch.get_num_threads()
@@ -202,38 +159,40 @@ def _both_orders(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([pairs, unequal[:, ::-1]])
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
+    """Refuse to begin without torch.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("the demo trains with torch, which is not installed: pip install 'sedarchive[demo]'")
-
-
-def _refuse_used(folder: Path) -> None:
-    if any(folder.glob("step_*.pt")):
-        raise HistoryError(f"{folder} already holds checkpoints; delete it or choose another folder for the new run")
 
 
 def _train(folder: Path, settings: TrainSettings, progress: Callable[[int], None]) -> None:
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_config(settings), indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config_of(settings), indent=2) + "\n", encoding="utf-8")
     train, test = (_with_sums(pairs, settings) for pairs in split_pairs(settings))
     weights = _initial_weights(settings)
     optimizer = torch.optim.AdamW(
         weights.values(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
+    with (folder / LOG).open("w", encoding="utf-8") as log:
         for step in range(settings.last_step + 1):
             if step:
                 _update(optimizer, weights, train, settings)
-            if step % settings.checkpoint_every == 0:
+            if step in settings.checkpoint_steps:
                 _save(folder, step, weights, settings)
                 log.write(json.dumps({"step": step, **_measure(weights, train, test, settings)}) + "\n")
                 log.flush()
                 progress(step)
 
 
-def _config(settings: TrainSettings) -> dict[str, Any]:
+def config_of(settings: TrainSettings) -> dict[str, Any]:
     """Describe the run in the keys that configs of transformers and trainers use."""
     return {
         "task": f"addition modulo {settings.modulus}",
@@ -252,6 +211,7 @@ def _config(settings: TrainSettings) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "batch_size": "full",
         "steps": settings.last_step,
+        "checkpoint_every": settings.checkpoint_every,
         "seed": settings.seed,
     }
 
@@ -343,52 +303,14 @@ def _measure(
     return {**row, "lr": settings.lr, "weight_decay": settings.weight_decay}
 
 
+def file_name(step: int) -> str:
+    """File of a checkpoint."""
+    return f"step_{step:06d}.pt"
+
+
 def _save(folder: Path, step: int, weights: Weights, settings: TrainSettings) -> None:
     import torch
 
     state_dict = {name: weight.detach() for name, weight in weights.items()}
-    checkpoint = {"model": state_dict, "step": step, "config": _config(settings)}
-    torch.save(checkpoint, folder / f"step_{step:06d}.pt")
-
-
-def _train_in_child(folder: Path, settings: TrainSettings) -> None:
-    """Train one run in a process whose parent handles Ctrl-C for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    train_run(folder, settings)
-
-
-def _run_all(processes: Sequence[BaseProcess], folder: Path, progress: Callable[[str, int], None] | None) -> None:
-    """Start the processes and wait for all; none outlives this call."""
-    try:
-        for process in processes:
-            process.start()
-        _watch(processes, folder, progress or (lambda run, step: None))
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-                process.join()
-
-
-def _watch(processes: Sequence[BaseProcess], folder: Path, progress: Callable[[str, int], None]) -> None:
-    """Report new checkpoints until every process has ended well, or one has not."""
-    reported: dict[str, int] = {}
-    running = True
-    while running:
-        running = any(process.is_alive() for process in processes)  # asked first: the last checkpoint is reported too
-        for process in processes:
-            if process.exitcode:
-                raise SedarchiveError(
-                    f"training {folder / process.name} ended early with exit code {process.exitcode}; "
-                    "the cause is on stderr above (a negative code is a signal, -9 often means too little memory)"
-                )
-            step = _newest_step(folder / process.name)
-            if step is not None and step != reported.get(process.name):
-                reported[process.name] = step
-                progress(process.name, step)
-        if running:
-            time.sleep(_POLL_SECONDS)
-
-
-def _newest_step(folder: Path) -> int | None:
-    return max((int(path.stem.removeprefix("step_")) for path in folder.glob("step_*.pt")), default=None)
+    checkpoint = {"model": state_dict, "step": step, "config": config_of(settings)}
+    torch.save(checkpoint, folder / file_name(step))
