@@ -16,6 +16,7 @@
         UnknownNameError(LookupError)        no such run, step, tensor or scope
       MemoryBudgetError(MemoryError)         the plan does not fit into --max-mem
       BandError(IndexError)                  the stored band of the Gram matrix is too narrow
+      ClusterError(ConnectionError)          a Dask cluster that cannot be reached, differs from here, or is lost
       DatabaseError                          the DuckDB file: of another archive, locked, or not ours
       RecipeError(ValueError)                a recipe's header, parameters or statement
         UnknownRecipeError(LookupError)
@@ -80,6 +81,10 @@ class MemoryBudgetError(SedarchiveError, MemoryError):
 
 class BandError(SedarchiveError, IndexError):
     """The stored band of the Gram matrix is too narrow for what is asked."""
+
+
+class ClusterError(SedarchiveError, ConnectionError):
+    """A Dask cluster cannot be reached, has other versions than here, or is lost."""
 
 
 class DatabaseError(SedarchiveError):

@@ -4,16 +4,18 @@ The serial executor is the reference; Dask's threaded scheduler maps the same
 function over bounded batches. Results never depend on which one ran.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Found = TypeVar("Found", covariant=True)
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
@@ -63,6 +65,31 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Failed
         return function(task)
     except Exception as error:
         return _Failed(error)
+
+
+class Awaited(Protocol[Found]):
+    """A result on its way."""
+
+    def result(self) -> Found: ...
+    def cancel(self) -> object: ...
+
+
+def in_order(submit: Callable[[Task], Awaited[Result]], tasks: Sequence[Task], ahead: int) -> Iterator[Result]:
+    """Results in the order of the tasks, of which ``ahead`` are handed out at a time.
+
+    When a task fails, or the caller wants no more, those that wait are given up.
+    """
+    pending: deque[Awaited[Result]] = deque()
+    try:
+        for task in tasks:
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+            pending.append(submit(task))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for awaited in pending:
+            awaited.cancel()
 
 
 def _batched(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 _EXPONENT_BITS = np.uint64(0x7FF0000000000000)
+_EPSILON = 2.0**-54
 _CACHED_ELEMENTS = 98_304  # two float64 scratch arrays of this size stay in a 2 MiB second-level cache
 _WIDTH_STEP = 1024
 _WIDEST = 16_384
@@ -381,7 +382,11 @@ def _count(values: Floats, rows: Floats, unit: RoundingUnit, sums: GramSums) -> 
     np.maximum(sums.largest, largest, out=sums.largest)
     exponents = values.view(np.uint64)
     np.bitwise_and(exponents, _EXPONENT_BITS, out=exponents)
-    np.maximum(values, 2.0**unit.min_exponent, out=values)
-    if bad is not None:
-        values[bad] = 0.0
-    sums.rounding += np.einsum("ij,ij->i", values, values)
+    energy = np.vecdot(values, values)
+    floor = 2.0**unit.min_exponent
+    if (energy < values.shape[1] * (floor / _EPSILON) * floor).any():  # else what the floor adds is rounded away
+        np.maximum(values, floor, out=values)
+        if bad is not None:
+            values[bad] = 0.0
+        energy = np.vecdot(values, values)
+    sums.rounding += energy

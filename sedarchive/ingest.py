@@ -23,15 +23,17 @@ from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, No
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import read_metrics
-from sedarchive.plan import ingest_workers
+from sedarchive.plan import ingest_workers, slabs_bytes
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
-from sedarchive.sizes import MIB, format_size
+from sedarchive.render import counted
+from sedarchive.sizes import GIB, MIB, format_size
 
 _BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
-_BATCH_BYTES = 256 * MIB
-"""Small checkpoints come in larger batches, up to 64, so that their partly filled chunks are written less often."""
+_BATCH_BYTES = 4 * GIB
+"""Batches are larger, up to 64 checkpoints, where they come to no more than this: each costs the metadata of all arrays
+and writes the partly filled chunks of small tensors again; no more than this is lost where a process dies."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class RunReport:
 
     def describe(self) -> str:
         """One line for people."""
-        done = f"{self.added} checkpoints added ({format_size(self.n_bytes)})"
+        done = f"{counted(self.added, 'checkpoint')} added ({format_size(self.n_bytes)})"
         done = "refused" if self.error and not self.added else done
-        return f"{self.run}: {done}, {self.already} already archived, {self.metrics} logged values"
+        return f"{self.run}: {done}, {self.already} already archived, {counted(self.metrics, 'logged value')}"
 
 
 def ingest(
@@ -165,7 +167,9 @@ class RunIngest:
         if self._options.steps_per_chunk:
             size = self._options.steps_per_chunk
         else:
-            size = next((steps for steps in (64, 32, 16) if steps * n_bytes <= _BATCH_BYTES), _BATCH)
+            share = self._options.max_mem // max(self._options.workers, 1)
+            sizes = (steps for steps in (64, 32, 16) if steps * n_bytes <= _BATCH_BYTES and slabs_bytes(steps) <= share)
+            size = next(sizes, _BATCH)
         return size - slot % size
 
     # What is archived already

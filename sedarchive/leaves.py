@@ -6,7 +6,7 @@ Tied tensors are counted once; buffers and integers are no leaves.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -42,6 +42,13 @@ class Scope:
 
     name: str
     leaves: tuple[Leaf, ...]
+    incomplete: bool = False
+    """Whether leaves that belong to it were left out, since they cannot be read."""
+
+    def without(self, unreadable: Collection[str]) -> "Scope":
+        """Return the scope without the leaves of some tensors."""
+        kept = tuple(leaf for leaf in self.leaves if leaf.tensor not in unreadable)
+        return Scope(self.name, kept, self.incomplete or len(kept) < len(self.leaves))
 
     @property
     def n_elements(self) -> int:

@@ -147,14 +147,13 @@ def effective_dimension(gram: Gram, n_elements: int) -> float:
     nearest = max((min(gram.n_updates, gram.bandwidth) + 1) // 2, 1)
     index = np.arange(gram.n_updates)
     energy = gram.products(index, index)
-    total, pairs = 0.0, 0
-    for distance in range(nearest, reach + 1):
-        first, second = index[:-distance], index[distance:]
-        scale = energy[first] * energy[second]
-        usable = np.isfinite(scale) & (scale > 0)
-        products = gram.products(first[usable], second[usable])
-        total += float(np.sum(products**2 / scale[usable]))
-        pairs += int(np.count_nonzero(usable))
+    first, second = np.triu_indices(gram.n_updates, nearest)
+    reached = second - first <= reach
+    first, second = first[reached], second[reached]
+    scale = energy[first] * energy[second]
+    usable = np.isfinite(scale) & (scale > 0)
+    pairs = int(np.count_nonzero(usable))
+    total = float(np.sum(gram.products(first[usable], second[usable]) ** 2 / scale[usable]))
     if pairs < _MIN_PAIRS or total == 0:
         return float(n_elements)
     return min(max(pairs / total, _MIN_DIMENSION), float(n_elements))

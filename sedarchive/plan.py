@@ -38,6 +38,10 @@ DEFAULT_BAND = 64
 """Band kept beyond that: windows of up to 64 updates, and comparisons inside it."""
 
 
+_COPIES = 3
+"""Of a slab in ingest: as read, and the chunk with its encoded form."""
+
+
 @dataclass(frozen=True)
 class ChunkGrid:
     """How one tensor is cut into chunks."""
@@ -54,10 +58,10 @@ class ChunkGrid:
         for start in range(0, self.rows, self.slab_rows):
             yield start, min(start + self.slab_rows, self.rows)
 
-    def step_groups(self, n_slots: int) -> Iterator[tuple[int, int]]:
-        """Slot ranges of the chunks along the step axis."""
-        for start in range(0, n_slots, self.steps):
-            yield start, min(start + self.steps, n_slots)
+    def step_groups(self, slots: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Slot ranges, chunk by chunk along the step axis, of the slots ``slots[0]:slots[1]``."""
+        for start in range(slots[0] - slots[0] % self.steps, slots[1], self.steps):
+            yield max(start, slots[0]), min(start + self.steps, slots[1])
 
 
 def chunk_grid(rows: int, row_bytes: int, steps_per_chunk: int | None = None) -> ChunkGrid:
@@ -104,8 +108,14 @@ def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem
         If one slab does not fit ``max_mem``.
     """
     largest = max((grid.slab_rows * row_bytes * max(n_steps, grid.steps) for grid, row_bytes in grids), default=0)
-    _check_fits("of the batch", f"one slab at {n_steps} steps", 3 * largest, max_mem)
-    return _workers_that_fit(3 * largest, max_mem, workers)
+    needed = _COPIES * largest
+    _check_fits("of the batch", f"one slab at {n_steps} steps", needed, max_mem)
+    return _workers_that_fit(needed, max_mem, workers)
+
+
+def slabs_bytes(n_steps: int) -> int:
+    """Memory in which one worker of ingest copies a slab of common size at ``n_steps`` checkpoints."""
+    return _COPIES * SLAB_BYTES * n_steps
 
 
 @dataclass(frozen=True)

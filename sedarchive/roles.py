@@ -97,6 +97,9 @@ class Architecture:
     """Pairs (unembedding, embedding) of equal shape and dtype, both present: (tied name, canonical name)."""
 
 
+UNKNOWN_NAME = "no known family has this name: kept whole, as role other"
+
+
 @dataclass(frozen=True)
 class _Heads:
     """Numbers of heads and the length of one, as far as they are known."""
@@ -149,7 +152,7 @@ def assign_roles(
 def _tensor_role(spec: TensorSpec, match: Match, heads: _Heads) -> TensorRole:
     rule, kind = match.rule, _kind(spec, match)
     split = rule.split if rule else None
-    reason = rule.reason if rule else None
+    reason = rule.reason if rule else UNKNOWN_NAME if kind in ("matrix", "array") else None
     parts: tuple[Part, ...] = ()
     if kind == "integer":
         reason = f"{spec.dtype} elements: stored and restored, never differenced"

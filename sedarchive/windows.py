@@ -191,7 +191,7 @@ def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> 
         "resolution": modes.resolution,
         "drift_speed": np.sqrt(np.maximum(now.sum(axis=(1, 2)), 0.0)) / size,
         "adiabatic_free": np.where(np.isfinite(adiabatic), adiabatic, np.nan),
-        "stability_split": _split_stability(now),
+        "stability_split": _split_stability(gram, starts, now),
     }
 
 
@@ -261,13 +261,16 @@ def _overlaps(first: _Modes, second: _Modes, across: Floats) -> Floats:
     return np.where(ok, np.minimum(np.abs(projected) / scale, 1.0), np.nan)
 
 
-def _split_stability(stack: Floats) -> Floats:
-    """Return |<v_k, w_k>| (n, W) of the first and the second half of each window."""
+def _split_stability(gram: Gram, starts: NDArray[np.intp], stack: Floats) -> Floats:
+    """Return |<v_k, w_k>| (n, W) of the first and the second half of each of the consecutive windows in `stack`."""
     n_windows, size = stack.shape[:2]
     half = size // 2
     result = np.full((n_windows, size), np.nan)
-    if half >= 2:
-        first, second = _modes(stack[:, :half, :half]), _modes(stack[:, size - half :, size - half :])
+    if half >= 2 and n_windows:
+        # the second half of a window is the first half of a later one
+        each = np.arange(starts[0], starts[-1] + size - half + 1)
+        halves = _modes(_products(gram, each, each, np.arange(half)))
+        first, second = halves.part(slice(None, n_windows)), halves.part(slice(size - half, None))
         result[:, :half] = _overlaps(first, second, stack[:, :half, size - half :])
         result[~np.isfinite(stack).all(axis=(1, 2))] = np.nan
     return result

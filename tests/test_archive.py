@@ -55,6 +55,19 @@ def test_subsets_of_rows_and_steps_are_those_of_the_files(tmp_path, steps_per_ch
             np.testing.assert_array_equal(run.read("big.weight", rows, steps), wanted[steps, slice(*rows)])
 
 
+@pytest.mark.parametrize("positions", [[10], [0, 99], [-11], range(9, 12)])
+def test_a_position_that_is_not_there_is_said_with_those_that_are(tmp_path, positions):
+    run = archived(tmp_path, walk(10, shapes=BIG))
+    with pytest.raises(UnknownNameError, match=r"run run: no checkpoint at .* are 0 to 9 \(steps 0 to 90\)"):
+        run.read("big.weight", (0, 1), positions)
+
+
+def test_positions_count_from_the_end_too(tmp_path):
+    states = walk(10, shapes=BIG)
+    run = archived(tmp_path, states)
+    np.testing.assert_array_equal(run.read("big.weight", (0, 9), [-1, -10]), expected(states, "big.weight")[[9, 0], :9])
+
+
 def test_steps_asked_for_out_of_order_come_in_the_order_asked(tmp_path):
     states = walk(10, shapes=BIG)
     run = archived(tmp_path, states)

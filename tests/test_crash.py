@@ -13,7 +13,7 @@ import zarr.storage._local
 from small import command, environment, few_draws, run_cli, walk, write_log, write_safetensors, write_torch
 
 import sedarchive.archive.records
-from sedarchive.archive import Archive
+from sedarchive.archive import Archive, plainchunks
 from sedarchive.archive.lock import LOCK_NAME, was_interrupted
 from sedarchive.archive.verify import verify
 from sedarchive.compute.refresh import ComputeOptions, compute
@@ -71,6 +71,7 @@ def dying(monkeypatch, after):
 
     with monkeypatch.context() as patch:
         patch.setattr(zarr.storage._local, "_put", guarded(zarr.storage._local._put))
+        patch.setattr(plainchunks, "put", guarded(plainchunks.put))
         atomic = guarded(sedarchive.archive.records.write_atomic)
         patch.setattr(sedarchive.archive.records, "write_atomic", atomic)
         patch.setattr("os.sync", lambda: None)  # it waits for everything else that the machine writes

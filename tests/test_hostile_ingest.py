@@ -215,13 +215,58 @@ def test_a_damaged_chunk_is_a_finding_of_that_tensor_and_the_rest_is_analysed(tm
     spectra = "SELECT DISTINCT matrix FROM matrix_spectra WHERE status {} 'unreadable' ORDER BY 1"
     assert rows(tmp_path, spectra.format("=")) == [("wte.weight",)]
     assert len(rows(tmp_path, spectra.format("<>"))) >= 4
+    [(reason,)] = rows(tmp_path, "SELECT skipped_reason FROM tensors WHERE tensor = 'wte.weight'")
+    assert "cannot be read" in reason
+    statuses = "SELECT DISTINCT scope, status FROM {} WHERE scope IN ('all', 'trunk') ORDER BY 1"
+    for table in ("windows", "updates"):  # wte.weight is no part of the trunk
+        assert rows(tmp_path, statuses.format(table)) == [("all", "incomplete"), ("trunk", "ok")]
     assert rows(tmp_path, "SELECT count(*) > 0 FROM windows WHERE scope = 'all' AND edge_ratio > 0") == [(True,)]
     data[100] ^= 4
     chunk.write_bytes(data)
     analyse(tmp_path)  # once it is whole again, so are the tables
+    assert rows(tmp_path, statuses.format("windows")) == [("all", "ok"), ("trunk", "ok")]
+    assert rows(tmp_path, "SELECT skipped_reason FROM tensors WHERE tensor = 'wte.weight'") == [(None,)]
     assert rows(tmp_path, spectra.format("=")) == []
     assert rows(tmp_path, "SELECT count(*) FROM audit WHERE check_name = 'unreadable'") == [(0,)]
     assert verify(tmp_path / "a.zarr") == []
+
+
+def test_spectra_of_a_chunk_damaged_after_its_gram_sweep_are_missing_with_a_finding(tmp_path):
+    write_safetensors(tmp_path / "run", walk(8))
+    take(tmp_path)
+    analyse(tmp_path, spectra=False)
+    chunk = next(path for path in (tmp_path / "a.zarr/run/theta/wte.weight/c").rglob("*") if path.is_file())
+    flip(chunk)
+    (computed,) = analyse(tmp_path)
+    assert (list(computed.gram.failed), list(computed.spectra.failed)) == ([], ["wte.weight"])
+    audit = rows(tmp_path, "SELECT tensor, severity, detail FROM audit WHERE check_name = 'unreadable_spectra'")
+    assert [row[:2] for row in audit] == [("wte.weight", "error")]
+    assert str(chunk.relative_to(tmp_path / "a.zarr/run").parts[1]) in audit[0][2]
+    assert rows(tmp_path, "SELECT DISTINCT status FROM windows WHERE scope = 'all'") == [("ok",)]
+
+
+@pytest.mark.parametrize("part", ["updates", "origin", "counts"])
+def test_a_damaged_gram_matrix_is_made_again_from_the_weights(tmp_path, part):
+    write_safetensors(tmp_path / "run", walk(8))
+    take(tmp_path)
+    analyse(tmp_path)
+    windows = "SELECT * FROM window_sigmas ORDER BY ALL"
+    before = rows(tmp_path, windows)
+    chunk = next(path for path in sorted((tmp_path / "a.zarr/run/gram").rglob(f"{part}/c/1/**/*")) if path.is_file())
+    flip(chunk)
+    assert verify(tmp_path / "a.zarr") != []
+    (tmp_path / "a.duckdb").unlink()
+    (computed,) = analyse(tmp_path)
+    assert (computed.error, computed.gram.computed) == (None, 1)
+    assert len(computed.findings) == len({finding.detail for finding in computed.findings})
+    assert rows(tmp_path, windows) == before
+    assert verify(tmp_path / "a.zarr") == []
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
 
 
 def test_a_damaged_record_of_one_run_does_not_stop_the_others(tmp_path):

@@ -15,7 +15,7 @@ LAYERS = [
     {"floats", "gram", "edge", "windows", "leaders", "nulls", "spectra", "tails", "leaves"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
-    {"executor"},
+    {"executor", "cluster"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
     {"compute", "preview"},
     {"demo"},
@@ -38,6 +38,7 @@ NEIGHBOURS = {
     ("tails", "spectra"),
     ("tables", "render"),
     ("recipes", "tables"),
+    ("cluster", "executor"),
 }
 
 
@@ -81,19 +82,19 @@ def test_an_import_that_points_up_or_sideways_is_seen(tmp_path):
     assert upward(tmp_path) == ["gram.py imports archive", "readers/one.py imports tables"]
 
 
-def test_only_the_executor_uses_dask():
+def test_only_the_executors_use_dask():
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if "dask"
-        in {
+        if {"dask", "distributed"}
+        & {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
         }
     }
-    assert users == {"executor.py"}
+    assert users == {"executor.py", "cluster.py"}
 
 
 @pytest.mark.parametrize("statement", ["import sedarchive", "import sedarchive.cli.app"])

@@ -41,9 +41,10 @@ def test_slabs_hold_every_row_once_and_step_groups_every_slot_once(shape, steps,
     rows, columns, itemsize = shape
     grid = chunk_grid(rows, columns * itemsize, steps)
     assert [row for start, stop in grid.slabs() for row in range(start, stop)] == list(range(rows))
-    groups = [list(range(*group)) for group in grid.step_groups(n_slots)]
-    assert [slot for group in groups for slot in group] == list(range(n_slots))
-    assert all(len(group) == grid.steps for group in groups[:-1])
+    groups = [list(range(*group)) for group in grid.step_groups((n_slots // 3, n_slots))]
+    assert [slot for group in groups for slot in group] == list(range(n_slots // 3, n_slots))
+    assert all(len({slot // grid.steps for slot in group}) == 1 for group in groups)
+    assert len(groups) == len({group[0] // grid.steps for group in groups})
 
 
 @few

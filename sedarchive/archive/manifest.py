@@ -44,6 +44,12 @@ def write_manifest(folder: Path, store: CheckedStore | None = None) -> None:
     write_sealed(folder / MANIFEST, {"files": files, "chunks": chunks, "n_commits": n_commits})
 
 
+def sealed_chunks(folder: Path) -> frozenset[str]:
+    """Derived chunks that the manifest of a run knows; none if there is no good manifest."""
+    before = _manifest_before(folder)
+    return frozenset() if before is None else frozenset(before["chunks"])
+
+
 def metadata_files(folder: Path) -> list[Path]:
     """Metadata files of one run: its own group's and those of its arrays."""
     inner = [path for part in ("theta", *_DERIVED) for path in (folder / part).rglob("zarr.json")]

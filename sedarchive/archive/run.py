@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from socket import gethostname
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,10 @@ import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive.names import stored_name
+from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
 from sedarchive.archive.records import canonical_digest, read_sealed
-from sedarchive.archive.store import CheckedStore, open_array, read_region
-from sedarchive.errors import DamagedArchiveError, UnknownNameError
+from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
+from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchiveError, UnknownNameError
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.plan import ChunkGrid
@@ -137,6 +139,8 @@ class AnalysisTensor:
 class RunArchive:
     """Committed checkpoints of one run.
 
+    Pickled, it is the way to open it: what it reads lies on a disk that both sides see.
+
     Parameters
     ----------
     store : CheckedStore
@@ -149,10 +153,19 @@ class RunArchive:
 
     def __init__(self, store: CheckedStore, root: Path, name: str) -> None:
         self.store = store
+        self.root = root
         self.name = name
         self.group = run_group(name)
         self.folder = root / self.group
         self.record = read_sealed(self.folder / RUN_RECORD)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_elsewhere, (str(self.root.absolute()), self.name, self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of its record and its checkpoints: the same for whoever opens the same run."""
+        return canonical_digest([self.record, [(commit.slot, commit.step, commit.digest) for commit in self.commits]])
 
     @cached_property
     def commits(self) -> tuple[Commit, ...]:
@@ -226,10 +239,12 @@ class RunArchive:
             raise UnknownNameError(f"run {self.name} has no tensor {name!r}; `sedarchive status` lists the runs")
         return self.tensors[name]
 
-    def read(self, tensor: str, rows: tuple[int, int], steps: Sequence[int]) -> NDArray[Any]:
+    def read(
+        self, tensor: str, rows: tuple[int, int], steps: Sequence[int], memory: ReusedMemory | None = None
+    ) -> NDArray[Any]:
         """Values of rows ``rows[0]:rows[1]`` at the checkpoints ``steps`` (positions in step order).
 
-        Each chunk is decoded once.
+        Each chunk is decoded once. What was read into the same ``memory`` before may be overwritten.
 
         Returns
         -------
@@ -238,16 +253,19 @@ class RunArchive:
 
         Raises
         ------
+        UnknownNameError
+            If the run has no such tensor, or no checkpoint at one of the positions.
         DamagedArchiveError
             If a chunk is missing or fails its checksum.
         """
         analysed = self.tensor(tensor)
+        self._check_positions(steps)
         held = [(info, self._slots(analysed.tensor, info.path, steps)) for info in analysed.arrays]
         held = [(info, slots) for info, slots in held if slots]
         in_order = len(held) == 1 and list(held[0][1].values()) == list(range(len(steps)))
         if in_order and list(held[0][1]) == sorted(held[0][1]):
             info, slots = held[0]
-            return decode(self.read_slots(info, rows, list(slots)), info.spec.dtype)
+            return decode(self.read_slots(info, rows, list(slots), memory), info.spec.dtype)
         wide = any(info.spec.dtype == "float64" for info in analysed.arrays)
         shape = (len(steps), rows[1] - rows[0], analysed.spec.columns)
         out = np.full(shape, np.nan, dtype=np.float64 if wide else np.float32)
@@ -255,6 +273,16 @@ class RunArchive:
             ordered = sorted(slots)
             out[[slots[slot] for slot in ordered]] = decode(self.read_slots(info, rows, ordered), info.spec.dtype)
         return out
+
+    def _check_positions(self, positions: Sequence[int]) -> None:
+        n = len(self.commits)
+        beyond = [position for position in positions if not -n <= position < n]
+        if beyond:
+            held = f"0 to {n - 1} (steps {self.steps[0]} to {self.steps[-1]})" if n else "none"
+            raise UnknownNameError(
+                f"run {self.name}: no checkpoint at position {beyond[0]}; its positions are {held}; "
+                "run.steps.index(STEP) is that of a step"
+            )
 
     def _slots(self, tensor: str, array: str, positions: Sequence[int]) -> dict[int, int]:
         """Slot -> index in ``positions`` of the checkpoints that keep ``tensor`` in ``array``."""
@@ -266,16 +294,24 @@ class RunArchive:
                 slots[commit.slot] = index
         return slots
 
-    def read_slots(self, info: ArrayInfo, rows: tuple[int, int], slots: Sequence[int]) -> NDArray[Any]:
+    def read_slots(
+        self, info: ArrayInfo, rows: tuple[int, int], slots: Sequence[int], memory: ReusedMemory | None = None
+    ) -> NDArray[Any]:
         """Stored values of some rows at sorted ``slots``: (slots, rows, columns) in the storage type."""
         array = self.open(info.path)
+        # a writer's store looks for chunks that may not be there yet
+        plain = PlainChunks.of(self.store, array) if self.store.expect_chunks else None
         shape = (rows[1] - rows[0], info.spec.columns)
-        out = np.empty((len(slots), *shape), dtype=DTYPES[info.spec.dtype].storage)
+        out = (memory or ReusedMemory()).array((len(slots), *shape), np.dtype(DTYPES[info.spec.dtype].storage))
         at = 0
         for group in _by_chunk(slots, info.grid.steps):
-            span = (slice(group[0], group[-1] + 1), slice(*rows))
-            values = read_region(array, span[: array.ndim]).reshape(group[-1] + 1 - group[0], *shape)
-            out[at : at + len(group)] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
+            part = out[at : at + len(group)]
+            if plain:
+                plain.read(rows, group, part)
+            else:
+                span = (slice(group[0], group[-1] + 1), slice(*rows))
+                values = read_region(array, span[: array.ndim]).reshape(group[-1] + 1 - group[0], *shape)
+                part[:] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
             at += len(group)
         return out
 
@@ -307,6 +343,20 @@ class RunArchive:
                 for step, value, source in zip(steps, values, sources, strict=True)
             ]
         return found
+
+
+def _opened_elsewhere(root: str, name: str, fingerprint: str) -> RunArchive:
+    """Open a run that another process has opened, perhaps on another machine."""
+    folder = Path(root)
+    if not (folder / "zarr.json").exists():
+        raise ArchiveNotFoundError(
+            f"{root}: {gethostname()} sees no archive there; workers read it by the same path, so it must lie on a "
+            "disk that they share"
+        )
+    run = RunArchive(open_store(folder, write=False), folder, name)
+    if run.fingerprint != fingerprint:
+        raise ArchiveError(f"{root}: {gethostname()} sees another history of run {name} there; is it the same disk?")
+    return run
 
 
 def read_commit(path: Path) -> Commit:

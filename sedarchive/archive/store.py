@@ -6,7 +6,7 @@ error; and ``write_empty_chunks`` is not stored, so every handle sets it again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -36,17 +36,40 @@ class ChunkReads:
         return ChunkReads(self.chunks - earlier.chunks, self.n_bytes - earlier.n_bytes)
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched from a store, wherever: stored bytes, and how often each chunk."""
+
+    fetches: Mapping[str, int]
+    n_bytes: int
+
+
 @dataclass
 class ReadCounts:
     """Chunks fetched from a store so far, by key; each fetch is one decode."""
 
-    fetches: dict[str, int]
+    fetches: dict[str, int] = field(default_factory=dict)
     n_bytes: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def so_far(self) -> ChunkReads:
         """Totals; the difference of two is what was read in between."""
         return ChunkReads(sum(self.fetches.values()), self.n_bytes)
+
+    def add(self, fetched: Fetched) -> None:
+        """Count what was fetched."""
+        with self._lock:
+            for key, times in fetched.fetches.items():
+                self.fetches[key] = self.fetches.get(key, 0) + times
+            self.n_bytes += fetched.n_bytes
+
+    def take(self) -> Fetched:
+        """What was counted so far, to be added elsewhere; counting starts anew."""
+        with self._lock:
+            taken = Fetched(self.fetches, self.n_bytes)
+            self.fetches, self.n_bytes = {}, 0
+            return taken
 
 
 class CheckedStore(WrapperStore[LocalStore]):
@@ -58,22 +81,26 @@ class CheckedStore(WrapperStore[LocalStore]):
     def __init__(self, store: LocalStore, expect_chunks: bool = True) -> None:
         super().__init__(store)
         self.expect_chunks = expect_chunks
-        self.counts = ReadCounts({})
-        self._lock = Lock()
+        self.counts = ReadCounts()
         self._written: set[str] = set()
+
+    @property
+    def root(self) -> Path:
+        """Folder of the archive."""
+        return self._store.root
 
     def _with_store(self, store: LocalStore) -> "CheckedStore":
         other = type(self)(store, self.expect_chunks)
-        other.counts, other._lock, other._written = self.counts, self._lock, self._written
+        other.counts, other._written = self.counts, self._written
         return other
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         found = await self._store.get(key, prototype, byte_range)
         if not key.endswith("zarr.json"):
             if found is None and self.expect_chunks:
-                raise DamagedArchiveError(f"{self._store.root}/{key}: the chunk is missing; run `sedarchive verify`")
+                raise DamagedArchiveError(f"{self.root}/{key}: the chunk is missing; run `sedarchive verify`")
             if found is not None:
-                self._count(key, len(found))
+                self.counts.add(Fetched({key: 1}, len(found)))
         return found
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -86,16 +113,11 @@ class CheckedStore(WrapperStore[LocalStore]):
 
     def has_written(self, metadata: Path) -> bool:
         """Whether a metadata file was written through this store."""
-        return metadata.relative_to(self._store.root).as_posix() in self._written
+        return metadata.relative_to(self.root).as_posix() in self._written
 
     def _note_metadata(self, key: str) -> None:
         if key.endswith("zarr.json"):
             self._written.add(key)
-
-    def _count(self, key: str, n_bytes: int) -> None:
-        with self._lock:
-            self.counts.fetches[key] = self.counts.fetches.get(key, 0) + 1
-            self.counts.n_bytes += n_bytes
 
 
 def open_store(path: Path, *, write: bool) -> CheckedStore:

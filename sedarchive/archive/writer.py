@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import stored_name
+from sedarchive.archive.plainchunks import PlainChunks
 from sedarchive.archive.records import write_sealed
 from sedarchive.archive.run import COMMITS, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
 from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, open_store, write_region
@@ -153,21 +154,26 @@ class RunWriter:
         Committed steps in a partly filled chunk are read, checked and written again with it.
         """
         array = self._handles[info.path]
-        for group in range(slots[0] // info.grid.steps, (slots[1] - 1) // info.grid.steps + 1):
-            self._begin_chunk(info, group, rows)
-        region = (slice(*slots), slice(*rows))[: array.ndim]
-        target = (slots[1] - slots[0], *((rows[1] - rows[0], *info.spec.shape[1:]) if info.spec.shape else ()))
-        write_region(array, region, block.reshape(target))
+        plain = PlainChunks.of(self._store, array)
+        for first, last in info.grid.step_groups(slots):
+            fresh = self._begin_chunk(info, first // info.grid.steps, rows)
+            part = block[first - slots[0] : last - slots[0]]
+            if plain is None or not plain.write((first, last), rows, part, fresh=fresh):
+                region = (slice(first, last), slice(*rows))[: array.ndim]
+                shape = (rows[1] - rows[0], *info.spec.shape[1:]) if info.spec.shape else ()
+                write_region(array, region, part.reshape(last - first, *shape))
 
-    def _begin_chunk(self, info: ArrayInfo, group: int, rows: tuple[int, int]) -> None:
+    def _begin_chunk(self, info: ArrayInfo, group: int, rows: tuple[int, int]) -> bool:
         """Before a chunk is first written to: check what is committed in it, remove what is not.
+
+        Returns whether it holds nothing.
 
         A chunk that is missing or damaged must not be completed with fill values under a new checksum.
         """
         parts = (group, rows[0] // info.grid.slab_rows, *[0] * (len(info.spec.shape) - 1))[: 1 + len(info.spec.shape)]
         path = (self.folder / "theta" / info.path / "c").joinpath(*map(str, parts))
         if path in self._begun:
-            return
+            return False
         self._begun.add(path)
         first = group * info.grid.steps
         slots = self._kept.get(info.path, set()).intersection(range(first, first + info.grid.steps))
@@ -175,6 +181,7 @@ class RunWriter:
             self._run.read_slots(info, rows, [min(slots)])
         else:
             path.unlink(missing_ok=True)
+        return not slots
 
     def commit(self, commits: Sequence[Commit]) -> None:
         """Make checkpoints exist: steps, sync, one record each."""

@@ -15,17 +15,22 @@ from sedarchive.sweeps.spectra_sweep import matrix_leaves
 from sedarchive.tables import Database
 
 Columns = dict[str, Any]
+UNREADABLE = "unreadable"
+"""Check name of tensors that are left out of all scopes, since they cannot be read."""
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit")
 
 
 def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding]) -> None:
-    """Replace a run's rows in the six tables, in one transaction, unless they stand as they are."""
+    """Replace a run's rows in the six tables, in one transaction, unless they stand as they are.
+
+    ``info`` is what ``--runs-info`` says of the run; ``findings`` is what ``compute`` noticed.
+    """
     run = anatomy.run
     metrics = run.metrics()
     tables = {
         "runs": _run_row(anatomy, dict(info)),
         "checkpoints": _checkpoint_rows(anatomy, metrics),
-        "tensors": _tensor_rows(anatomy),
+        "tensors": _tensor_rows(anatomy, findings),
         "matrices": _matrix_rows(anatomy),
         "metrics": _metric_rows(metrics),
         "audit": audit_rows([*run.findings, *_history_findings(anatomy), *findings]),
@@ -69,8 +74,9 @@ def _checkpoint_rows(anatomy: Anatomy, metrics: Sequence[Metric]) -> Columns:
     }
 
 
-def _tensor_rows(anatomy: Anatomy) -> Columns:
+def _tensor_rows(anatomy: Anatomy, findings: Sequence[Finding]) -> Columns:
     tensors = list(anatomy.tensors.values())
+    unreadable = {one.tensor: f"cannot be read: {one.detail}" for one in findings if one.check_name == UNREADABLE}
     roles = [anatomy.roles[tensor.name] for tensor in tensors]
     return {
         "tensor": [tensor.name for tensor in tensors],
@@ -81,7 +87,7 @@ def _tensor_rows(anatomy: Anatomy) -> Columns:
         "role": [role.role for role in roles],
         "kind": [role.kind for role in roles],
         "tied_to": [anatomy.tied_to.get(tensor.name) for tensor in tensors],
-        "skipped_reason": [anatomy.skipped_reason(tensor.name) for tensor in tensors],
+        "skipped_reason": [unreadable.get(one.name) or anatomy.skipped_reason(one.name) for one in tensors],
     }
 
 

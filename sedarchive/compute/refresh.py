@@ -5,22 +5,24 @@ and nothing that stands is computed again. One bad run, or one bad tensor, never
 stops the others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
-from sedarchive.compute.catalog import CATALOG, audit_rows, sweep_findings, write_catalog
+from sedarchive.cluster import sweep_executor
+from sedarchive.compute.catalog import CATALOG, UNREADABLE, audit_rows, sweep_findings, write_catalog
 from sedarchive.compute.requests import OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
-from sedarchive.errors import ArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
+from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes
 from sedarchive.plan import SpectraPlan, SweepPlan
+from sedarchive.render import counted
 from sedarchive.sizes import MIB, format_size
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.gram_sweep import GramOptions, GramOutcome, StoredGrams, gram_key, plan_gram_sweep, sweep_gram
@@ -42,6 +44,8 @@ class ComputeOptions:
     max_mem: int = 2048 * MIB
     workers: int = 1
     scheduler: str = "threads"
+    cluster: str | None = None
+    """Where the sweeps run: ``local``, a scheduler's address, or in this process."""
     heads: int | None = None
     kv_heads: int | None = None
     runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -79,9 +83,9 @@ class RunComputed:
         """One line for people."""
         if self.error:
             return f"{self.run}: {self.error}"
-        gram = f"Gram matrices of {self.gram.computed} tensors computed, {self.gram.reused} reused"
-        spectra = f"{self.spectra.computed} spectra computed, {self.spectra.reused} reused"
-        return f"{self.run}: {gram}; {self.window_sets} sets of windows derived; {spectra}"
+        gram = f"Gram matrices of {counted(self.gram.computed, 'tensor')} computed, {self.gram.reused} reused"
+        spectra = f"spectra: {self.spectra.computed} computed, {self.spectra.reused} reused"
+        return f"{self.run}: {gram}; {counted(self.window_sets, 'set')} of windows derived; {spectra}"
 
 
 def compute(
@@ -93,6 +97,8 @@ def compute(
     ------
     ArchiveError, DatabaseError
         If the archive or the database cannot be used.
+    ClusterError, MissingExtraError
+        If ``options.cluster`` cannot be used.
     MemoryBudgetError
         If a plan does not fit ``options.max_mem``; nothing was read then.
     UnknownNameError
@@ -108,15 +114,18 @@ def compute(
     with one_blas_thread(), opened.writing("compute") as store:
         with open_database() as tables:
             options = _with_recorded(options, tables)
-            anatomies, refused = _anatomies(opened.runs(), options)
+            runs = opened.runs()
+            anatomies, refused = _anatomies(runs, options)
             _check_scopes(options.scopes, anatomies)
             requests = record_requests(tables, options.windows, options.scopes, options.runs_info, options.layout)
-            _write_empty_runs(tables, opened.runs())
+            _write_empty_runs(tables, runs)
             _forget_other_runs(tables, opened.run_names)
-            for parts in anatomies:  # a plan that does not fit is refused before anything is read
-                _plan_run(parts, store, tables, options)
-        job = _Job(store, open_database, options, requests, progress)
-        reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
+            # a plan that does not fit is refused before anything is read
+            plans = [_plan_run(parts, store, tables, options) for parts in anatomies]
+        cluster = options.cluster if any(plan.reads_weights for plan in plans) else None
+        with sweep_executor(cluster, options.executor) as sweeps:
+            job = _Job(store, open_database, options, requests, progress, sweeps)
+            reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
         return sorted(reports, key=lambda report: report.run)
 
 
@@ -127,6 +136,11 @@ class RunPlan:
     run: str
     gram: SweepPlan
     spectra: SpectraPlan | None
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether there is anything to sweep."""
+        return bool(self.gram.tasks or (self.spectra and self.spectra.tasks))
 
     def summary(self) -> dict[str, str | int]:
         """Numbers for people, by name."""
@@ -215,6 +229,8 @@ class _Job:
     options: ComputeOptions
     requests: Requests
     progress: Progress
+    sweeps: Executor
+    """Runs the sweeps; what else there is runs in this process."""
 
     def run_guarded(self, parts: Anatomy) -> RunComputed:
         """One run that cannot be computed never stops the others."""
@@ -228,27 +244,61 @@ class _Job:
         return report
 
     def _run(self, parts: Anatomy, report: RunComputed) -> None:
-        executor = self.options.executor
-        report.gram = sweep_gram(parts, self.store, self.options.gram, executor, self.progress)
         stored = StoredGrams(parts, self.store, gram_key(parts, self.options.gram))
-        readable = [leaf for leaf in parts.leaves if stored.is_done(leaf)]
-        scopes = {scope.name: scope for name in self.requests.scopes for scope in resolve_scopes(name, readable)}
-        report.findings += [
-            Finding("unreadable", "error", why, tensor=name) for name, why in report.gram.failed.items()
-        ]
-        report.findings += sweep_findings(parts, stored, readable)
+        report.gram = self._sweep_gram(parts)
         report.too_long = self._too_long(parts, report)
         sizes = {size: size in self.requests.windows_with_null for size in self._inside_band(parts, report)}
+        findings = tuple(report.findings)
+        try:
+            self._refresh(parts, stored, sizes, report)
+        except DamagedArchiveError:
+            if not stored.discard_damaged():
+                raise
+            report.findings = list(findings)
+            report.gram = self._sweep_gram(parts)  # derived: what was damaged is made again
+            self._refresh(parts, StoredGrams(parts, self.store, stored.key), sizes, report)
+        if self.options.spectra:
+            self._refresh_spectra(parts, report)
+
+    def _sweep_gram(self, parts: Anatomy) -> GramOutcome:
+        return sweep_gram(parts, self.store, self.options.gram, self.sweeps, self.progress)
+
+    def _refresh(self, parts: Anatomy, stored: StoredGrams, sizes: Mapping[int, bool], report: RunComputed) -> None:
+        """Bring catalog and windows up to date."""
+        unreadable = report.gram.failed
+        scopes = {
+            scope.name: scope.without(unreadable)
+            for name in self.requests.scopes
+            for scope in resolve_scopes(name, parts.leaves)
+        }
+        report.findings += [Finding(UNREADABLE, "error", why, tensor=name) for name, why in unreadable.items()]
+        report.findings += sweep_findings(parts, stored, [leaf for leaf in parts.leaves if stored.is_done(leaf)])
+        self._write_catalog(parts, report)
+        report.window_sets = refresh_windows(
+            parts,
+            stored,
+            [scope for scope in scopes.values() if scope.leaves],
+            sizes,
+            self.open_database,
+            self.options.executor,
+            self.progress,
+        )
+
+    def _refresh_spectra(self, parts: Anatomy, report: RunComputed) -> None:
+        options = SpectraOptions(self.options.max_mem, self.options.exact)
+        report.spectra = refresh_spectra(
+            parts, self.open_database, self.options.every, options, self.sweeps, self.progress
+        )
+        unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
+        if unreadable:
+            report.findings += [
+                Finding("unreadable_spectra", "error", report.spectra.failed[name], tensor=name) for name in unreadable
+            ]
+            self._write_catalog(parts, report)
+
+    def _write_catalog(self, parts: Anatomy, report: RunComputed) -> None:
         with self.open_database() as database:
             write_catalog(database, parts, self.requests.runs_info.get(parts.run.name, {}), report.findings)
-        report.window_sets = refresh_windows(
-            parts, stored, list(scopes.values()), sizes, self.open_database, executor, self.progress
-        )
-        if self.options.spectra:
-            options = SpectraOptions(self.options.max_mem, self.options.exact)
-            report.spectra = refresh_spectra(
-                parts, self.open_database, self.options.every, options, executor, self.progress
-            )
 
     def _inside_band(self, parts: Anatomy, report: RunComputed) -> list[int]:
         """Window sizes that the stored Gram matrices reach; of the others, those asked for now become a finding."""
@@ -268,6 +318,7 @@ class _Job:
         too_long = tuple(size for size in self.options.windows if size >= n_checkpoints)
         if too_long:
             sizes = ", ".join(map(str, too_long))
-            detail = f"{n_checkpoints} checkpoints hold no window of {sizes} updates: W updates need W + 1 checkpoints"
+            held = counted(n_checkpoints, "checkpoint")
+            detail = f"no window of {sizes} updates in {held}: W updates need W + 1 checkpoints"
             report.findings.append(Finding("too_few_checkpoints", "warning", detail))
         return too_long

@@ -35,6 +35,8 @@ class SpectraOutcome:
     reused: int = 0
     reads: ChunkReads = field(default_factory=ChunkReads)
     """Chunks of weights that the sweep fetched."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Tensor -> why some of its steps could not be read."""
 
 
 def missing_spectra(anatomy: Anatomy, database: Database | None, every: int, exact: bool) -> dict[str, list[int]]:
@@ -70,11 +72,13 @@ def refresh_spectra(
                 database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
     missing = _wanted(anatomy, digests, every) - known
     before = anatomy.run.store.counts.so_far
+    failed: dict[str, str] = {}
     for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
+        failed |= {found.leaf.tensor: found.problem for found in portion if found.problem}
         new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
         with open_database() as database:
             _store(database, anatomy, new, digests)
-    return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before)
+    return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before, failed)
 
 
 def _wanted(anatomy: Anatomy, digests: Digests, every: int) -> set[MatrixAt]:

@@ -25,6 +25,8 @@ class ScopeHistory:
     """Whether some tensor of the scope is missing (T,)."""
     dtype_border: NDArray[np.bool_]
     """Whether some tensor of the scope changed its dtype from checkpoint i to i + 1 (T - 1,)."""
+    incomplete: bool = False
+    """Whether a tensor of the scope was left out, since it cannot be read."""
 
     @property
     def irregular(self) -> NDArray[np.bool_]:
@@ -59,7 +61,7 @@ def scope_history(anatomy: Anatomy, scope: Scope) -> ScopeHistory:
             known = anatomy.run.arrays
             dtypes = np.array([known[entry.array].spec.dtype if entry else "" for entry in stored])
             border |= dtypes[1:] != dtypes[:-1]
-    return ScopeHistory(np.array(anatomy.run.steps, dtype=np.int64), absent, border)
+    return ScopeHistory(np.array(anatomy.run.steps, dtype=np.int64), absent, border, scope.incomplete)
 
 
 def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:
@@ -138,12 +140,13 @@ class _Spans:
         self.border = _any_inside(history.dtype_border, last - size + 1, size)
         # the first update of a window has no predecessor in it
         self.irregular = _any_inside(history.irregular, last - size + 2, size - 1)
+        self.incomplete = np.full(len(last), history.incomplete)
 
     def status(self, numeric: NDArray[np.str_]) -> NDArray[np.str_]:
         """Status of each window: the gravest of what the numbers and the history say."""
         grave = np.isin(numeric, ["nonfinite", "zero"])
-        causes = [self.absent, grave, self.border, numeric == "unresolved", self.irregular]
-        names: Sequence[Any] = ["absent", numeric, "dtype_changed", "unresolved", "irregular"]
+        causes = [self.absent, grave, self.incomplete, self.border, numeric == "unresolved", self.irregular]
+        names: Sequence[Any] = ["absent", numeric, "incomplete", "dtype_changed", "unresolved", "irregular"]
         return np.select(causes, names, "ok")
 
 

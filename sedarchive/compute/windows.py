@@ -82,7 +82,7 @@ def refresh_windows(
                 database.replace(table, {"run": anatomy.run.name}, {})
             database.replace("computations", {"run": anatomy.run.name, "table_name": "windows"}, {})
         else:
-            _remove_pairs(database, anatomy.run.name, stale | gone)
+            _remove_pairs(database, anatomy.run.name, (stale & known.keys()) | gone)
         for table, columns in rows.items():
             if columns:
                 database.insert(table, {"run": anatomy.run.name, **columns})
@@ -103,19 +103,21 @@ def _derive(
 ) -> dict[str, Columns]:
     """Rows of the three tables for some scopes and sizes; a scope is one task."""
     parts: list[dict[str, Columns]] = []
-    for found in executor.map(partial(_derive_scope, anatomy, stored, NullCache()), tasks):
-        parts += found
-        progress(f"windows {anatomy.run.name}", len(parts), sum(len(task.sizes) for task in tasks))
+    function = partial(_derive_scope, anatomy, stored, NullCache())
+    task_of = {task.scope: task for task in tasks}
+    for batch in stored.in_batches([task.scope for task in tasks]):
+        for found in executor.map(function, [(task_of[scope], gram) for scope, gram in batch]):
+            parts += found
+            progress(f"windows {anatomy.run.name}", len(parts), sum(len(task.sizes) for task in tasks))
     return {table: concatenated([part[table] for part in parts if table in part]) for table in TABLES}
 
 
 def _derive_scope(
-    anatomy: Anatomy, stored: StoredGrams, cache: NullCache, task: WindowTask
+    anatomy: Anatomy, stored: StoredGrams, cache: NullCache, job: tuple[WindowTask, Gram]
 ) -> list[dict[str, Columns]]:
     """Rows of one scope, for each of its sizes."""
-    series = _ScopeSeries(
-        task.scope, stored.gram(task.scope), stored.counts(task.scope), scope_history(anatomy, task.scope), cache
-    )
+    task, gram = job
+    series = _ScopeSeries(task.scope, gram, stored.counts(task.scope), scope_history(anatomy, task.scope), cache)
     return [
         {"updates": series.updates()} if size == 1 else series.windows(size, task.with_null.get(size, False))
         for size in task.sizes
@@ -162,7 +164,7 @@ class _ScopeSeries:
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
         """Columns with those that say whose they are."""
         n_rows = len(columns["step"])
-        names: dict[str, Any] = {"scope": np.full(n_rows, self.scope.name, dtype=object)}
+        names: dict[str, Any] = {"scope": np.full(n_rows, self.scope.name)}
         if size is not None:
             names["window_size"] = np.full(n_rows, size)
         return names | columns

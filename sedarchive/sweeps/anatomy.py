@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from sedarchive.archive import RunArchive
 from sedarchive.archive.run import AnalysisTensor
@@ -14,7 +15,7 @@ from sedarchive.roles import Architecture, Part, TensorRole, assign_roles
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Tensors, roles, ties and leaves of one run."""
+    """Tensors, roles, ties and leaves of one run; pickled, it is the run and how to work them out."""
 
     run: RunArchive
     architecture: Architecture
@@ -24,6 +25,12 @@ class Anatomy:
     tied_to: Mapping[str, str]
     """Tensor -> the one it is counted with."""
     leaves: tuple[Leaf, ...]
+    heads: int | None = None
+    """Attention heads that were given, where no config says."""
+    kv_heads: int | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return anatomy, (self.run, self.heads, self.kv_heads)
 
     @property
     def n_parameters(self) -> int:
@@ -70,7 +77,7 @@ def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = No
         if name not in tied_to and roles[name].kind not in ("buffer", "integer")
         for leaf in _leaves(tensor, roles[name], len(run.commits))
     )
-    return Anatomy(run, architecture, tensors, roles, tied_to, leaves)
+    return Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads)
 
 
 def _assign(run: RunArchive, tensors: list[AnalysisTensor], heads: int | None, kv_heads: int | None) -> Architecture:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive import RunArchive
-from sedarchive.archive.manifest import write_manifest
+from sedarchive.archive.manifest import sealed_chunks, write_manifest
+from sedarchive.archive.plainchunks import ReusedMemory
 from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import ArraySpec, CheckedStore, ChunkReads, create_array, open_array, read_region
-from sedarchive.errors import ArchiveError
+from sedarchive.errors import ArchiveError, DamagedArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, select_part
 from sedarchive.history import DTYPES
@@ -29,9 +31,11 @@ from sedarchive.leaves import Leaf, Scope
 from sedarchive.plan import DEFAULT_BAND, FULL_GRAM_LIMIT, Block, SweepPlan, plan_gram
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.blocks import map_blocks
 
 ALGORITHM = "gram-1"
-_READ_BYTES = 64 * MIB
+_READ_BYTES = 16 * MIB
+_SUM_BYTES = 128 * MIB
 _COUNTS = ("zeros", "rounding", "nonfinite", "largest")
 
 
@@ -92,20 +96,21 @@ def sweep_gram(
     todo = stored.missing_tensors() if stored.exists else _leaf_tensors(anatomy)
     outcome = GramOutcome(reused=len(_leaf_tensors(anatomy)) - len(todo))
     if not todo:
-        if stored.exists:
-            stored.drop_others()
+        if stored.exists and not stored.is_final:
+            stored.finish()
         return outcome
     plan = plan_gram_sweep(anatomy, todo, options.max_mem, executor.workers)
     stored.create(options.band_for(len(anatomy.run.commits)))
-    function = partial(_gram_task, anatomy, options.band_for(len(anatomy.run.commits)))
+    function = partial(_gram_task, options.band_for(len(anatomy.run.commits)))
     before = anatomy.run.store.counts.so_far
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
-    for done, results in enumerate(executor.at_most(plan.workers).map(function, plan.tasks), start=1):
+    mapped = map_blocks(executor.at_most(plan.workers), anatomy, function, plan.tasks)
+    for done, results in enumerate(mapped, start=1):
         for block, sums in results:
             pending.add(block, sums)
         progress(f"gram {anatomy.run.name}", done, len(plan.tasks))
     outcome.reads = anatomy.run.store.counts.so_far - before
-    stored.drop_others()
+    stored.finish()
     return outcome
 
 
@@ -121,16 +126,17 @@ BlockSums = list[GramSums] | str
 """Sums of each leaf of a tensor over one block, or why the block could not be read."""
 
 
-def _gram_task(anatomy: Anatomy, band: int | None, task: Sequence[Block]) -> list[tuple[Block, BlockSums]]:
+def _gram_task(band: int | None, anatomy: Anatomy, task: Sequence[Block]) -> list[tuple[Block, BlockSums]]:
     """Gram sums of some blocks: what one worker does."""
-    return [(block, _gram_block(anatomy, band, block)) for block in task]
+    memory = ReusedMemory()
+    return [(block, _gram_block(anatomy, band, block, memory)) for block in task]
 
 
-def _gram_block(anatomy: Anatomy, band: int | None, block: Block) -> BlockSums:
+def _gram_block(anatomy: Anatomy, band: int | None, block: Block, memory: ReusedMemory) -> BlockSums:
     leaves = [leaf for leaf in anatomy.leaves if leaf.tensor == block.tensor]
     unit = _rounding_unit(anatomy.tensors[block.tensor].dtypes)
     try:
-        theta = anatomy.run.read(block.tensor, (block.start, block.stop), range(len(anatomy.run.commits)))
+        theta = anatomy.run.read(block.tensor, (block.start, block.stop), range(len(anatomy.run.commits)), memory)
     except ArchiveError as error:
         return str(error)
     return [gram_sums(select_part(theta, block.start, leaf.part), unit, band) for leaf in leaves]
@@ -226,32 +232,88 @@ class StoredGrams:
 
     def is_done(self, leaf: Leaf) -> bool:
         """Whether the leaf's Gram matrix is stored."""
-        return (self._folder / "updates" / "c" / str(self._index[leaf.name]) / "0" / "0").exists()
+        return self._chunk(leaf).exists()
+
+    def _chunk(self, leaf: Leaf) -> Path:
+        """File that says that a leaf is done."""
+        return self._folder / "updates" / "c" / str(self._at(leaf)) / "0" / "0"
 
     def missing_tensors(self) -> list[str]:
         return list(dict.fromkeys(leaf.tensor for leaf in self._leaves if not self.is_done(leaf)))
 
-    def drop_others(self) -> None:
+    @property
+    def is_final(self) -> bool:
+        """Whether no other Gram matrices are left and the manifest knows every chunk of these."""
+        parts = (("counts", "0/0"), ("origin", "0"), ("updates", "0/0"))
+        chunks = {f"gram/{self.key}/{part}/c/{at}/{rest}" for part, rest in parts for at in range(len(self._leaves))}
+        return not self._others() and chunks <= sealed_chunks(self._run.folder)
+
+    def finish(self) -> None:
         """Remove Gram matrices made from an earlier state of the run, and seal."""
-        for other in self._folder.parent.iterdir():
-            if other.is_dir() and other.name != self.key:
-                for metadata in other.rglob("zarr.json"):  # first, so that a half-removed array is no array any more
-                    metadata.unlink()
-                shutil.rmtree(other)
+        for other in self._others():
+            for metadata in other.rglob("zarr.json"):  # first, so that a half-removed array is no array any more
+                metadata.unlink()
+            shutil.rmtree(other)
         write_manifest(self._run.folder, self._store)
+
+    def _others(self) -> list[Path]:
+        """Folders of Gram matrices made from another state of the run."""
+        return [folder for folder in self._folder.parent.iterdir() if folder.is_dir() and folder.name != self.key]
+
+    def discard_damaged(self) -> list[str]:
+        """Forget the leaves whose stored results cannot be read, so that they are made again; return their names."""
+        arrays = [self._open(part) for part in ("counts", "origin", "updates")]
+        damaged = [leaf for leaf in self._leaves if self.is_done(leaf) and not self._is_whole(leaf, arrays)]
+        for leaf in damaged:
+            self._chunk(leaf).unlink()
+        return [leaf.name for leaf in damaged]
+
+    def _is_whole(self, leaf: Leaf, arrays: Sequence["zarr.Array[Any]"]) -> bool:
+        at = self._at(leaf)
+        try:
+            for array in arrays:
+                read_region(array, (slice(at, at + 1),))
+        except DamagedArchiveError:
+            return False
+        return True
 
     def gram(self, scope: Scope) -> Gram:
         """Sum of the Gram matrices of a scope's leaves."""
-        # the run's own store refuses to read a missing chunk as NaN; the writer's does not
-        updates, origin = (open_array(self._run.store, f"{self._group}/{part}") for part in ("updates", "origin"))
-        products, first = np.zeros(updates.shape[1:]), np.zeros(origin.shape[1:])
-        at_once = max(1, _READ_BYTES // products.nbytes)
-        with np.errstate(invalid="ignore", over="ignore"):
-            for span in _spans(sorted(map(self._at, scope.leaves)), at_once):
-                products += read_region(updates, (span,)).sum(axis=0)
-                first += read_region(origin, (span,)).sum(axis=0)
+        return self.grams([scope])[0]
+
+    def in_batches(self, scopes: Sequence[Scope]) -> Iterator[list[tuple[Scope, Gram]]]:
+        """Scopes with their Gram matrices, as many together as may be held."""
+        n_steps, width = len(self._run.commits), self._open("updates").shape[2]
+        at_once = max(1, _SUM_BYTES // (8 * n_steps * width))
+        for start in range(0, len(scopes), at_once):
+            batch = scopes[start : start + at_once]
+            yield list(zip(batch, self.grams(batch), strict=True))
+
+    def grams(self, scopes: Sequence[Scope]) -> list[Gram]:
+        """Gram matrix of each scope: the sum over its leaves, in their order; a leaf of several scopes is read once."""
+        updates, origins = self._open("updates"), self._open("origin")
+        products = [np.zeros(updates.shape[1:]) for _ in scopes]
+        origin = [np.zeros(origins.shape[1:]) for _ in scopes]
+        holders: dict[int, list[int]] = {}
+        for at, scope in enumerate(scopes):
+            for leaf in scope.leaves:
+                holders.setdefault(self._at(leaf), []).append(at)
+        at_once = max(1, _READ_BYTES // max(8 * updates.shape[1] * updates.shape[2], 1))
+        for span in _spans(sorted(holders), at_once):
+            block = zip(read_region(updates, (span,)), read_region(origins, (span,)), strict=True)
+            for leaf_at, (leaf_products, leaf_origin) in enumerate(block, start=span.start):
+                for at in holders[leaf_at]:
+                    _add(products[at], leaf_products)
+                    _add(origin[at], leaf_origin)
         banded = updates.attrs["band"] is not None
-        return Gram(None, products, first) if banded else Gram(products, None, first)
+        return [
+            Gram(None if banded else own, own if banded else None, row)
+            for own, row in zip(products, origin, strict=True)
+        ]
+
+    def _open(self, part: str) -> "zarr.Array[Any]":
+        # the run's own store refuses to read a missing chunk as NaN; the writer's does not
+        return open_array(self._run.store, f"{self._group}/{part}")
 
     def counts(self, scope: Scope) -> UpdateCounts:
         """Counts summed over a scope's leaves (the largest magnitude: its maximum)."""
@@ -262,7 +324,7 @@ class StoredGrams:
     @cached_property
     def _counts(self) -> NDArray[np.float64]:
         """Counts of every leaf that is done (leaf, count, T); NaN for the others."""
-        array = open_array(self._run.store, f"{self._group}/counts")
+        array = self._open("counts")
         counts = np.full(array.shape, np.nan)
         for span in _spans([at for at, leaf in enumerate(self._leaves) if self.is_done(leaf)], len(self._leaves)):
             counts[span] = read_region(array, (span,))
@@ -270,6 +332,11 @@ class StoredGrams:
 
     def _at(self, leaf: Leaf) -> int:
         return self._index[leaf.name]
+
+
+def _add(total: NDArray[np.float64], part: NDArray[np.float64]) -> None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        total += part
 
 
 def _spans(indices: Sequence[int], longest: int) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from sedarchive.leaves import Leaf
 from sedarchive.plan import MatrixLayout, SpectraPlan, StepBlock, plan_spectra
 from sedarchive.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.blocks import map_blocks
 
 ALGORITHM = "spectra-1"
 _FLUSH_TASKS = 16
@@ -76,7 +77,7 @@ def sweep_spectra(
 ) -> Iterator[list[SpectrumAt]]:
     """Spectra of some tensors at some checkpoints, in portions fit to be stored one by one."""
     plan = plan_spectra_sweep(anatomy, wanted, options.max_mem, executor.workers)
-    results = executor.at_most(plan.workers).map(partial(_spectra_task, anatomy, options.exact), plan.tasks)
+    results = map_blocks(executor.at_most(plan.workers), anatomy, partial(_spectra_task, options.exact), plan.tasks)
     done = 0
     while portion := list(islice(results, _FLUSH_TASKS)):
         done += len(portion)
@@ -84,7 +85,7 @@ def sweep_spectra(
         progress(f"spectra {anatomy.run.name}", done, len(plan.tasks))
 
 
-def _spectra_task(anatomy: Anatomy, exact: bool, task: Sequence[StepBlock]) -> list[SpectrumAt]:
+def _spectra_task(exact: bool, anatomy: Anatomy, task: Sequence[StepBlock]) -> list[SpectrumAt]:
     return [found for block in task for found in _spectra_block(anatomy, exact, block)]
 
 

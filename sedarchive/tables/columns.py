@@ -64,13 +64,25 @@ def _integers(values: Values) -> NDArray[Any]:
     array = np.asanyarray(values)
     if array.dtype.kind == "i" and array.ndim == 1:
         return np.ma.array(array.astype(np.int64), mask=np.ma.getmaskarray(array))
+    if array.dtype.kind == "f" and array.ndim == 1:
+        return _whole_numbers(np.ma.filled(array.astype(np.float64), np.nan))
     listed = _listed(values)
     missing = [_is_missing(value) for value in listed]
     whole = [0 if gone else _whole(value) for value, gone in zip(listed, missing, strict=True)]
     return np.ma.array(np.array(whole, dtype=np.int64), mask=np.array(missing, dtype=bool))
 
 
+def _whole_numbers(numbers: NDArray[np.float64]) -> NDArray[Any]:
+    missing = np.isnan(numbers)
+    whole = np.where(missing, 0.0, numbers)
+    if not (whole == np.trunc(whole)).all() or (np.abs(whole) >= 2.0**63).any():
+        raise ValueError("a count must be a whole number")
+    return np.ma.array(whole.astype(np.int64), mask=missing)
+
+
 def _flags(values: Values) -> NDArray[Any]:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "b" and values.ndim == 1:
+        return np.ma.array(np.ma.getdata(values), mask=np.ma.getmaskarray(values))
     listed = _listed(values)
     missing = [_is_missing(value) for value in listed]
     if any(not gone and not isinstance(value, bool | np.bool_) for value, gone in zip(listed, missing, strict=True)):
@@ -80,6 +92,8 @@ def _flags(values: Values) -> NDArray[Any]:
 
 
 def _texts(values: Values) -> NDArray[Any]:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
+        return values.astype(object)
     listed = _listed(values)
     if not all(isinstance(value, str) or _is_missing(value) for value in listed):
         raise TypeError("a text must be a str or None")
