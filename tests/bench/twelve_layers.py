@@ -1,0 +1,134 @@
+"""New windows and scopes from stored Gram matrices, and recipes: 400 checkpoints of 12 layers.
+
+Run: ``python tests/bench/twelve_layers.py``. Start-up is the time of a request to which nothing is new: opening
+archive and database, roles, findings.
+"""
+
+import json
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import torch
+from measure import Claim, Settings, in_turn, report, seconds, settings
+from safetensors.torch import save_file
+
+from sedarchive.compute import windows as window_tables
+from sedarchive.compute.refresh import ComputeOptions, compute
+from sedarchive.compute.window_rows import unknown_bands
+from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.query import answer
+from sedarchive.recipes import find_recipes
+
+N_CHECKPOINTS, N_LAYERS, WIDTH = 400, 12, 16
+WINDOWS = (5, 10, 15, 20, 25, 30)
+
+
+def write_history(folder: Path, n_checkpoints: int) -> None:
+    """A random walk under a cosine learning rate with weight decay, and its log; the width does not matter here."""
+    generator = torch.Generator().manual_seed(0)
+    square, tall, wide = (WIDTH, WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 4 * WIDTH)
+    matrices = {f"self_attn.{name}_proj": square for name in "qkvo"}
+    matrices |= {"mlp.gate_proj": tall, "mlp.up_proj": tall, "mlp.down_proj": wide}
+    state = {"model.embed_tokens.weight": torch.randn(97, WIDTH, generator=generator)}
+    for layer in range(N_LAYERS):
+        for name, shape in matrices.items():
+            state[f"model.layers.{layer}.{name}.weight"] = torch.randn(shape, generator=generator) / WIDTH**0.5
+        state[f"model.layers.{layer}.input_layernorm.weight"] = torch.ones(WIDTH)
+    folder.mkdir(parents=True)
+    with (folder / "metrics.jsonl").open("w") as log:
+        for index in range(n_checkpoints):
+            step = index * 100
+            save_file(state, str(folder / f"step_{step:06d}.safetensors"))
+            noise = 0.05 * float(torch.randn((), generator=generator))
+            losses = {"train_loss": 4 / (1 + index / 50), "val_loss": 4 / (1 + index / 60) + noise}
+            log.write(json.dumps({"step": step} | losses) + "\n")
+            lr = 0.02 * (0.1 + 0.45 * (1 + math.cos(math.pi * index / n_checkpoints)))
+            state = {
+                name: value + lr * (torch.randn(value.shape, generator=generator) - 0.2 * value)
+                for name, value in state.items()
+            }
+
+
+def prepare(given: Settings) -> Path:
+    """Folder with the archive and the database, sigmas of every window and matrix in it, made once."""
+    root = given.folder / f"twelve-layers-{'quick' if given.quick else 'full'}"
+    if not (root / "complete").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        write_history(root / "runs" / "model", N_CHECKPOINTS // (5 if given.quick else 1))
+        ingest([root / "runs"], root / "archive.zarr", IngestOptions(workers=2))
+        compute(root / "archive.zarr", root / "archive.duckdb", ComputeOptions(windows=WINDOWS, workers=2))
+        (root / "complete").touch()
+    return root
+
+
+def compute_seconds(root: Path, **changes: object) -> float:
+    """Time of one compute on a copy of the database, imports apart."""
+    copy = root / "copy.duckdb"
+    shutil.copy(root / "archive.duckdb", copy)
+    options = ComputeOptions(spectra=False, workers=2, **changes)  # type: ignore[arg-type]
+
+    def run() -> None:
+        [done] = compute(root / "archive.zarr", copy, options)
+        assert done.error is None
+        assert done.gram.computed == 0
+
+    taken = seconds(run)
+    copy.unlink()
+    return taken
+
+
+def without_null(root: Path) -> float:
+    """A new window size whose null is not sampled."""
+    kept = window_tables.null_bands
+    window_tables.null_bands = lambda norms, *_, **__: unknown_bands(*norms.shape)
+    try:
+        return compute_seconds(root, windows=(16,))
+    finally:
+        window_tables.null_bands = kept
+
+
+def requests(root: Path) -> list[Claim]:
+    """What new windows and scopes cost beyond a request to which nothing is new."""
+    variants = {
+        "window 15, layer:*, nothing new": partial(compute_seconds, root, windows=(15,), scopes=("layer:*",)),
+        "window 16, 16 scopes, without null": partial(without_null, root),
+        "window 16, 16 scopes, with null": partial(compute_seconds, root, windows=(16,)),
+        "a new scope, 6 window sizes, with null": partial(compute_seconds, root, scopes=("layer:0-5",)),
+    }
+    taken = in_turn(variants)
+    start_up, *others = taken.values()
+    claims = [Claim("nothing new (start-up, imports apart), s", start_up, 1.0)]
+    return claims + [
+        Claim(f"{name}: s beyond start-up", one - start_up, 1.0)
+        for name, one in zip(list(taken)[1:], others, strict=True)
+    ]
+
+
+def recipes(root: Path) -> list[Claim]:
+    """Every recipe of the house, opening of the database included."""
+    database = root / "archive.duckdb"
+    variants = {name: partial(seconds, partial(answer, database, name, {})) for name in sorted(find_recipes())}
+    return [Claim(f"recipe {name}, s", one, 0.5) for name, one in in_turn(variants).items()]
+
+
+def size_of_tables(root: Path) -> list[Claim]:
+    """Bytes of a database without spectra by row of windows, of 17.5 singular values on average."""
+    database = root / "windows.duckdb"
+    database.unlink(missing_ok=True)
+    compute(root / "archive.zarr", database, ComputeOptions(windows=WINDOWS, spectra=False, workers=2))
+    with duckdb.connect(str(database), read_only=True) as tables:
+        [(n_windows,)] = tables.execute("SELECT count(*) FROM windows").fetchall()
+    return [Claim("bytes of the database for each (step, scope, window)", database.stat().st_size / n_windows)]
+
+
+def main() -> None:
+    given = settings(__doc__)
+    root = prepare(given)
+    report([*requests(root), *recipes(root), *size_of_tables(root)], given)
+
+
+if __name__ == "__main__":
+    main()
