@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from numpy.typing import NDArray
 
 from sedarchive.archive import RunArchive
 from sedarchive.archive.manifest import sealed_chunks, write_manifest
-from sedarchive.archive.plainchunks import ReusedMemory
+from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
 from sedarchive.archive.records import canonical_digest
-from sedarchive.archive.store import ArraySpec, CheckedStore, ChunkReads, create_array, open_array, read_region
+from sedarchive.archive.store import (
+    ArraySpec,
+    CheckedStore,
+    ChunkReads,
+    create_array,
+    open_array,
+    read_region,
+    write_region,
+)
 from sedarchive.errors import ArchiveError, DamagedArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, select_part
@@ -34,7 +43,6 @@ from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
 
 ALGORITHM = "gram-1"
-_READ_BYTES = 16 * MIB
 _SUM_BYTES = 128 * MIB
 _COUNTS = ("zeros", "rounding", "nonfinite", "largest")
 
@@ -185,6 +193,32 @@ class UpdateCounts:
     largest: NDArray[np.float64]
 
 
+class LeafArray:
+    """An array of results (leaf, ...) in the archive, a chunk a leaf."""
+
+    def __init__(self, store: CheckedStore, path: str) -> None:
+        self._array = open_array(store, path)
+        self._plain = PlainChunks.of(store, self._array)
+        self.shape = self._array.shape[1:]
+        self.attributes = dict(self._array.attrs)
+
+    def read(self, at: int, memory: ReusedMemory | None = None) -> NDArray[np.float64]:
+        """Results of one leaf; they may be overwritten by what is read into the same ``memory`` next."""
+        if self._plain is None:
+            stored: NDArray[np.float64] = read_region(self._array, (slice(at, at + 1),))[0]
+            return stored
+        out = (memory or ReusedMemory()).array((1, *self.shape), self._array.dtype)
+        self._plain.read((0, self.shape[0]), [at], out.reshape(1, self.shape[0], -1))
+        values: NDArray[np.float64] = out[0]
+        return values
+
+    def write(self, at: int, values: NDArray[np.float64]) -> None:
+        """Store the results of one leaf."""
+        block = values.reshape(1, self.shape[0], -1)
+        if self._plain is None or not self._plain.write((at, at + 1), (0, self.shape[0]), block, fresh=True):
+            write_region(self._array, (slice(at, at + 1),), values[None])
+
+
 class StoredGrams:
     """Gram matrices of one run as they lie in the archive."""
 
@@ -196,6 +230,8 @@ class StoredGrams:
         self._store = store
         self._folder = anatomy.run.folder / "gram" / key
         self._group = f"{anatomy.run.group}/gram/{key}"
+        self._opened: dict[str, LeafArray] = {}
+        self._written: dict[str, LeafArray] = {}
 
     @property
     def exists(self) -> bool:
@@ -221,14 +257,18 @@ class StoredGrams:
 
     def write(self, tensor: str, sums: Sequence[GramSums]) -> None:
         """Store the leaves of one tensor; the Gram matrix last, since its chunk says that the leaf is done."""
-        arrays = {part: open_array(self._store, f"{self._group}/{part}") for part in ("counts", "origin", "updates")}
         names = [leaf.name for leaf in self._leaves if leaf.tensor == tensor]
         for name, leaf_sums in zip(names, sums, strict=True):
             at = self._index[name]
-            arrays["counts"][at] = np.stack([getattr(leaf_sums, count) for count in _COUNTS]).astype("<f8")
-            arrays["origin"][at] = leaf_sums.origin
             products = leaf_sums.gram if leaf_sums.gram is not None else leaf_sums.band
-            arrays["updates"][at] = np.asarray(products)
+            self._write("counts", at, np.stack([getattr(leaf_sums, count) for count in _COUNTS]).astype("<f8"))
+            self._write("origin", at, leaf_sums.origin)
+            self._write("updates", at, np.asarray(products))
+
+    def _write(self, part: str, at: int, values: NDArray[np.float64]) -> None:
+        if part not in self._written:
+            self._written[part] = LeafArray(self._store, f"{self._group}/{part}")
+        self._written[part].write(at, values)
 
     def is_done(self, leaf: Leaf) -> bool:
         """Whether the leaf's Gram matrix is stored."""
@@ -262,17 +302,15 @@ class StoredGrams:
 
     def discard_damaged(self) -> list[str]:
         """Forget the leaves whose stored results cannot be read, so that they are made again; return their names."""
-        arrays = [self._open(part) for part in ("counts", "origin", "updates")]
-        damaged = [leaf for leaf in self._leaves if self.is_done(leaf) and not self._is_whole(leaf, arrays)]
+        damaged = [leaf for leaf in self._leaves if self.is_done(leaf) and not self._is_whole(leaf)]
         for leaf in damaged:
             self._chunk(leaf).unlink()
         return [leaf.name for leaf in damaged]
 
-    def _is_whole(self, leaf: Leaf, arrays: Sequence["zarr.Array[Any]"]) -> bool:
-        at = self._at(leaf)
+    def _is_whole(self, leaf: Leaf) -> bool:
         try:
-            for array in arrays:
-                read_region(array, (slice(at, at + 1),))
+            for part in ("counts", "origin", "updates"):
+                self._read(part).read(self._at(leaf))
         except DamagedArchiveError:
             return False
         return True
@@ -283,37 +321,37 @@ class StoredGrams:
 
     def in_batches(self, scopes: Sequence[Scope]) -> Iterator[list[tuple[Scope, Gram]]]:
         """Scopes with their Gram matrices, as many together as may be held."""
-        n_steps, width = len(self._run.commits), self._open("updates").shape[2]
-        at_once = max(1, _SUM_BYTES // (8 * n_steps * width))
+        at_once = max(1, _SUM_BYTES // max(8 * prod(self._read("updates").shape), 1))
         for start in range(0, len(scopes), at_once):
             batch = scopes[start : start + at_once]
             yield list(zip(batch, self.grams(batch), strict=True))
 
     def grams(self, scopes: Sequence[Scope]) -> list[Gram]:
         """Gram matrix of each scope: the sum over its leaves, in their order; a leaf of several scopes is read once."""
-        updates, origins = self._open("updates"), self._open("origin")
-        products = [np.zeros(updates.shape[1:]) for _ in scopes]
-        origin = [np.zeros(origins.shape[1:]) for _ in scopes]
+        updates, origins = self._read("updates"), self._read("origin")
+        products, origin = ([np.zeros(array.shape) for _ in scopes] for array in (updates, origins))
         holders: dict[int, list[int]] = {}
         for at, scope in enumerate(scopes):
             for leaf in scope.leaves:
                 holders.setdefault(self._at(leaf), []).append(at)
-        at_once = max(1, _READ_BYTES // max(8 * updates.shape[1] * updates.shape[2], 1))
-        for span in _spans(sorted(holders), at_once):
-            block = zip(read_region(updates, (span,)), read_region(origins, (span,)), strict=True)
-            for leaf_at, (leaf_products, leaf_origin) in enumerate(block, start=span.start):
+        memory = ReusedMemory()
+        for leaf_at in sorted(holders):
+            leaf_products, leaf_origin = updates.read(leaf_at, memory), origins.read(leaf_at)
+            with np.errstate(invalid="ignore", over="ignore"):
                 for at in holders[leaf_at]:
-                    _add(products[at], leaf_products)
-                    _add(origin[at], leaf_origin)
-        banded = updates.attrs["band"] is not None
+                    products[at] += leaf_products
+                    origin[at] += leaf_origin
+        banded = updates.attributes["band"] is not None
         return [
             Gram(None if banded else own, own if banded else None, row)
             for own, row in zip(products, origin, strict=True)
         ]
 
-    def _open(self, part: str) -> "zarr.Array[Any]":
-        # the run's own store refuses to read a missing chunk as NaN; the writer's does not
-        return open_array(self._run.store, f"{self._group}/{part}")
+    def _read(self, part: str) -> LeafArray:
+        if part not in self._opened:
+            # the run's own store refuses to read a missing chunk as NaN; the writer's does not
+            self._opened[part] = LeafArray(self._run.store, f"{self._group}/{part}")
+        return self._opened[part]
 
     def counts(self, scope: Scope) -> UpdateCounts:
         """Counts summed over a scope's leaves (the largest magnitude: its maximum)."""
@@ -324,25 +362,12 @@ class StoredGrams:
     @cached_property
     def _counts(self) -> NDArray[np.float64]:
         """Counts of every leaf that is done (leaf, count, T); NaN for the others."""
-        array = self._open("counts")
-        counts = np.full(array.shape, np.nan)
-        for span in _spans([at for at, leaf in enumerate(self._leaves) if self.is_done(leaf)], len(self._leaves)):
-            counts[span] = read_region(array, (span,))
+        array = self._read("counts")
+        counts = np.full((len(self._leaves), *array.shape), np.nan)
+        for at, leaf in enumerate(self._leaves):
+            if self.is_done(leaf):
+                counts[at] = array.read(at)
         return counts
 
     def _at(self, leaf: Leaf) -> int:
         return self._index[leaf.name]
-
-
-def _add(total: NDArray[np.float64], part: NDArray[np.float64]) -> None:
-    with np.errstate(invalid="ignore", over="ignore"):
-        total += part
-
-
-def _spans(indices: Sequence[int], longest: int) -> Iterator[slice]:
-    """Sorted indices as slices of neighbours, none longer than ``longest``."""
-    start = 0
-    for at in range(1, len(indices) + 1):
-        if at == len(indices) or indices[at] != indices[at - 1] + 1 or at - start == longest:
-            yield slice(indices[start], indices[at - 1] + 1)
-            start = at
