@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from sedarchive.compute import windows as window_tables
+from sedarchive.compute import null_rows as null_tables
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.nulls import null_bands
@@ -39,7 +39,7 @@ class Analysis:
 
     def compute(self, **options):
         """Compute with a null of few draws: what it is worth is shown elsewhere, and it takes most of the time."""
-        with mock.patch.object(window_tables, "null_bands", partial(null_bands, draws=19)):
+        with mock.patch.object(null_tables, "null_bands", partial(null_bands, draws=19)):
             return compute(self.archive, self.database, ComputeOptions(**options))
 
     def rows(self, sql, parameters=None):

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sedarchive.cli.app import app
-from sedarchive.compute import windows as window_tables
+from sedarchive.compute import null_rows as null_tables
 from sedarchive.nulls import null_bands
 
 torch.set_num_threads(1)
@@ -112,7 +112,7 @@ def run_cli(*args, cwd=None, timeout=120, **env):
 
 def few_draws():
     """A null of few draws in ``compute`` of this process: it costs the most, and its worth is shown elsewhere."""
-    return mock.patch.object(window_tables, "null_bands", partial(null_bands, draws=19))
+    return mock.patch.object(null_tables, "null_bands", partial(null_bands, draws=19))
 
 
 def run_here(*args, code=0, **env):

@@ -217,6 +217,22 @@ def test_a_deleted_database_is_rebuilt_with_the_same_tables(reference, tmp_path)
     assert_same_tables(found, reference)
 
 
+def test_a_null_asked_for_later_is_the_one_of_windows_derived_anew(ingested, tmp_path):
+    whole = computed_copy(ingested, tmp_path / "whole", windows=(5, 10), spectra=False)
+    found = computed_copy(ingested, tmp_path / "found", windows=(10,), spectra=False)
+    assert content(found, "windows") != content(whole, "windows")
+    sums = {path: path.read_bytes() for path in found.archive.rglob("gram/*/updates/c/**/*") if path.is_file()}
+    for path in sums:  # what stands in the tables is enough
+        path.write_bytes(b"")
+    reports = found.compute(windows=(5,), spectra=False)
+    for path, data in sums.items():
+        path.write_bytes(data)
+    assert [(report.error, report.window_sets > 0) for report in reports] == [(None, True)] * 3
+    for table in ("updates", "windows", "window_sigmas"):
+        assert content(found, table) == content(whole, table) != []
+    assert found.compute(spectra=False)[0].window_sets == 0
+
+
 def test_computing_twice_changes_nothing(reference, analysis):
     shutil.copytree(reference.archive, analysis.archive)
     shutil.copy(reference.database, analysis.database)

@@ -92,9 +92,7 @@ def window_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHisto
         "step_centre": (first + history.steps[last + 1]) / 2,
         **{name: getattr(series, name) for name in floats + changes},
         **{name: _rank(getattr(series, name)) for name in ranks},
-        "edge_ratio_null": nulls.bands.edge_ratio_null,
-        "edge_ratio_null_high": nulls.bands.edge_ratio_null_high,
-        "edge_ratio_p": nulls.bands.edge_ratio_p,
+        **null_columns(nulls.bands),
         "p_eff": np.full(len(last), nulls.p_eff),
         "irregular": spans.irregular,
         "status": spans.status(series.status),
@@ -112,14 +110,23 @@ def sigma_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistor
         "k": np.tile(np.arange(1, size + 1), n_windows),
         "sigma": series.sigma.ravel(),
         "ratio": series.ratio.ravel(),
-        "sigma_null": nulls.bands.sigma_null.ravel(),
-        "ratio_null_low": _padded(nulls.bands.ratio_null_low, size).ravel(),
-        "ratio_null_high": _padded(nulls.bands.ratio_null_high, size).ravel(),
+        **ratio_null_columns(nulls.bands, size),
         "overlap_previous": series.overlap_previous.ravel(),
         "stability_dk": series.stability_dk.ravel(),
         "stability_split": series.stability_split.ravel(),
         "status": status.ravel(),
     }
+
+
+def null_columns(bands: NullBands) -> Columns:
+    """Columns of ``windows`` that hold the null."""
+    return {name: getattr(bands, name) for name in ("edge_ratio_null", "edge_ratio_null_high", "edge_ratio_p")}
+
+
+def ratio_null_columns(bands: NullBands, size: int) -> Columns:
+    """Columns of ``window_sigmas`` that hold the null, a value for each window and k."""
+    ratios = {name: _padded(getattr(bands, name), size).ravel() for name in ("ratio_null_low", "ratio_null_high")}
+    return {"sigma_null": bands.sigma_null.ravel(), **ratios}
 
 
 def _rank(values: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.compute.window_rows import (
     Columns,
@@ -26,14 +27,21 @@ from sedarchive.compute.window_rows import (
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
-from sedarchive.nulls import NullBands, NullCache, effective_dimension, null_bands
+from sedarchive.nulls import NullBands, NullCache, effective_dimension
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 from sedarchive.windows import WindowSeries, update_series, window_series
 
 ALGORITHM = "windows-1"
+Pair = tuple[str, int]
+"""(scope, window size); size 1 stands for single updates."""
 TABLES = ("updates", "windows", "window_sigmas")
+_NULL_KEYS = {
+    "windows": ("scope", "window_size", "step"),
+    "window_sigmas": ("scope", "window_size", "step", "k"),
+}
+"""What tells the rows of a run apart, in the tables that hold nulls."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +68,62 @@ def refresh_windows(
     ``sizes`` says of each window size whether its null is sampled too. Returns the number of (scope, size) pairs
     that were derived.
     """
-    n_updates = len(anatomy.run.commits) - 1
-    wanted = {
-        (scope.name, size): _pair_key(stored.key, scope, size, sizes.get(size, False))
-        for scope in scopes
-        for size in [1, *(size for size in sizes if size <= n_updates)]
-    }
-    with open_database() as database:
-        known = _known_keys(database, anatomy.run.name)
-    stale = {pair for pair, key in wanted.items() if known.get(pair) != key}
-    gone = known.keys() - wanted.keys()
-    if not stale and not gone:
-        return 0
     started = datetime.now(UTC)
-    sizes_of = {scope.name: tuple(sorted(size for name, size in stale if name == scope.name)) for scope in scopes}
-    tasks = [WindowTask(scope, sizes_of[scope.name], sizes) for scope in scopes if sizes_of[scope.name]]
+    run = anatomy.run.name
+    with open_database() as database:
+        work = _outstanding(_known_keys(database, run), anatomy, stored.key, scopes, sizes)
+        standing = read_standing(database, run, work.without_null)
+    if not work.keys and not work.gone:
+        return 0
+    tasks = [WindowTask(scope, work.sizes_of(scope), sizes) for scope in scopes if work.sizes_of(scope)]
     rows = _derive(anatomy, stored, tasks, executor, progress)
+    nulls = null_rows(standing, executor)
     with open_database() as database, database.transaction():
-        if stale == wanted.keys():
-            for table in TABLES:
-                database.replace(table, {"run": anatomy.run.name}, {})
-            database.replace("computations", {"run": anatomy.run.name, "table_name": "windows"}, {})
-        else:
-            _remove_pairs(database, anatomy.run.name, (stale & known.keys()) | gone)
+        _remove_pairs(database, run, work)
         for table, columns in rows.items():
             if columns:
-                database.insert(table, {"run": anatomy.run.name, **columns})
-        _record(database, anatomy.run.name, {pair: wanted[pair] for pair in sorted(stale)}, stored.key, sizes, started)
-    return len(stale)
+                database.insert(table, {"run": run, **columns})
+        for table, names in _NULL_KEYS.items():
+            if nulls[table]:
+                database.update(table, {"run": run}, names, nulls[table])
+        _record(database, run, work.keys, stored.key, sizes, started)
+    return len(work.keys)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done to the tables of one run."""
+
+    keys: dict[Pair, str]
+    """Pairs that are missing or stale, with their new keys."""
+    without_null: list[Pair]
+    """Those of them that lack nothing but their null."""
+    obsolete: set[Pair]
+    """Pairs whose rows stand and must go."""
+    gone: set[Pair]
+    """Pairs that nobody wants any more."""
+    from_nothing: bool
+    """Whether no row of the run stays."""
+
+    def sizes_of(self, scope: Scope) -> tuple[int, ...]:
+        """Sizes to derive for a scope."""
+        return tuple(size for name, size in self.keys if name == scope.name and (name, size) not in self.without_null)
+
+
+def _outstanding(
+    known: Mapping[Pair, str], anatomy: Anatomy, gram_key: str, scopes: Sequence[Scope], sizes: Mapping[int, bool]
+) -> _Work:
+    reached = [1, *(size for size in sizes if size < len(anatomy.run.commits))]
+    pairs = {(scope.name, size): scope for scope in scopes for size in reached}
+    keys = {
+        pair: key
+        for pair, scope in sorted(pairs.items(), key=lambda item: item[0])
+        if known.get(pair) != (key := _pair_key(gram_key, scope, pair[1], sizes.get(pair[1], False)))
+    }
+    without_null = [pair for pair in keys if known.get(pair) == _pair_key(gram_key, pairs[pair], pair[1], False)]
+    gone = known.keys() - pairs.keys()
+    obsolete = (known.keys() & keys.keys()) - set(without_null) | gone
+    return _Work(keys, without_null, obsolete, gone, not known.keys() - obsolete)
 
 
 def _pair_key(gram_key: str, scope: Scope, size: int, with_null: bool) -> str:
@@ -158,8 +194,7 @@ class _ScopeSeries:
     def _null_bands(self, series: WindowSeries) -> NullBands:
         index = np.arange(self.gram.n_updates)
         norms = np.sqrt(self.gram.products(index, index))
-        inside = series.last_update[:, None] - np.arange(series.window_size)[::-1]
-        return null_bands(norms[inside], series.edge_ratio, self.p_eff, cache=self.cache)
+        return bands_of_windows(norms, series.window_size, series.edge_ratio, self.p_eff, self.cache)
 
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
         """Columns with those that say whose they are."""
@@ -170,15 +205,23 @@ class _ScopeSeries:
         return names | columns
 
 
-def _known_keys(database: Database, run: str) -> dict[tuple[str, int], str]:
+def _known_keys(database: Database, run: str) -> dict[Pair, str]:
     sql = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'windows'"
     return {(scope, size): key for scope, size, key in database.rows(sql, [run]).rows}
 
 
-def _remove_pairs(database: Database, run: str, pairs: set[tuple[str, int]]) -> None:
-    for scope, size in sorted(pairs):
+def _remove_pairs(database: Database, run: str, work: _Work) -> None:
+    """Remove the rows of what is obsolete, and what ``computations`` says of what changes."""
+    if work.from_nothing:
+        for table in TABLES:
+            database.replace(table, {"run": run}, {})
+        database.replace("computations", {"run": run, "table_name": "windows"}, {})
+        return
+    for scope, size in sorted(work.obsolete | set(work.without_null)):
         where = {"run": run, "scope": scope}
         database.replace("computations", {**where, "table_name": "windows", "window_size": size}, {})
+    for scope, size in sorted(work.obsolete):
+        where = {"run": run, "scope": scope}
         for table in ("updates",) if size == 1 else ("windows", "window_sigmas"):
             database.replace(table, where if size == 1 else {**where, "window_size": size}, {})
 
@@ -186,7 +229,7 @@ def _remove_pairs(database: Database, run: str, pairs: set[tuple[str, int]]) -> 
 def _record(
     database: Database,
     run: str,
-    keys: dict[tuple[str, int], str],
+    keys: dict[Pair, str],
     gram_key: str,
     sizes: Mapping[int, bool],
     started: datetime,

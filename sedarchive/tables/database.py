@@ -197,6 +197,32 @@ class Database:
         if rows is not None:
             self._insert(table, rows)
 
+    def update(self, table: str, where: Mapping[str, Any], keys: Sequence[str], columns: Mapping[str, Values]) -> None:
+        """Set columns of the rows that match ``where`` and agree in ``keys``, which are among ``columns`` too.
+
+        Raises
+        ------
+        DatabaseError
+            As for :meth:`replace`.
+        """
+        self._check_names(table, [*where, *columns])
+        rows = self._new_rows(table, {}, columns)
+        if rows is None or rows.singles:
+            raise DatabaseError(f"an update of table {table} needs a value for each row, and at least one column")
+        types = self._column_types(table)
+        names = [name for name in columns if name not in keys]
+        assignments = ", ".join(f"{_quoted(n)} = {_nan_to_null('i.' + _quoted(n), types[n])}" for n in names)
+        matches = " AND ".join(f"t.{_quoted(key)} = i.{_quoted(key)}" for key in keys)
+        condition = " AND ".join(f"t.{_quoted(name)} IS NOT DISTINCT FROM ?" for name in where) or "true"
+        self.connection.register(_INCOMING, rows.arrays)
+        try:
+            self.connection.execute(
+                f"UPDATE {_quoted(table)} AS t SET {assignments} FROM {_INCOMING} AS i WHERE {condition} AND {matches}",
+                list(where.values()),
+            )
+        finally:
+            self.connection.unregister(_INCOMING)
+
     def keep(self, table: str, where: Mapping[str, Any], names: Sequence[str], kept: Sequence[tuple[Any, ...]]) -> None:
         """Of the rows that match ``where``, delete those whose columns ``names`` are none of ``kept``."""
         self._check_names(table, [*where, *names])
