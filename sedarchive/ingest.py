@@ -23,7 +23,7 @@ from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, No
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import read_metrics
-from sedarchive.plan import ingest_workers, slabs_bytes
+from sedarchive.plan import chunk_grid, copies_bytes, ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.render import counted
@@ -162,14 +162,20 @@ class RunIngest:
             self._writer.write_metrics(metrics)
         self._writer.describe(self._source.config, self.report.findings)
 
-    def _batch_size(self, slot: int, n_bytes: int) -> int:
-        """Checkpoints of ``n_bytes`` up to the next border of a chunk."""
+    def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
+        """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
         if self._options.steps_per_chunk:
             size = self._options.steps_per_chunk
+        elif spooled:
+            size = _BATCH
         else:
+            slab = max(
+                (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
+                default=0,
+            )
             share = self._options.max_mem // max(self._options.workers, 1)
-            sizes = (steps for steps in (64, 32, 16) if steps * n_bytes <= _BATCH_BYTES and slabs_bytes(steps) <= share)
-            size = next(sizes, _BATCH)
+            fits = (n for n in (64, 32, 16) if n * first.n_bytes <= _BATCH_BYTES and copies_bytes(slab, n) <= share)
+            size = next(fits, _BATCH)
         return size - slot % size
 
     # What is archived already
@@ -219,7 +225,7 @@ class RunIngest:
         """Open the next checkpoints, a batch of them; the ones that cannot be read become findings."""
         opened: list[OpenedCheckpoint] = []
         for index, source in enumerate(queue):
-            if opened and len(opened) == self._batch_size(slot, opened[0].n_bytes):
+            if opened and len(opened) == self._batch_size(slot, opened[0], any(spool.iterdir())):
                 return opened, list(queue[index:])
             try:
                 mark = fingerprint(source.path)

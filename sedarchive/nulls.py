@@ -147,9 +147,9 @@ def effective_dimension(gram: Gram, n_elements: int) -> float:
     nearest = max((min(gram.n_updates, gram.bandwidth) + 1) // 2, 1)
     index = np.arange(gram.n_updates)
     energy = gram.products(index, index)
-    first, second = np.triu_indices(gram.n_updates, nearest)
-    reached = second - first <= reach
-    first, second = first[reached], second[reached]
+    distances = range(nearest, reach + 1)
+    first = np.concatenate([index[:0], *(index[:-distance] for distance in distances)])
+    second = np.concatenate([index[:0], *(index[distance:] for distance in distances)])
     scale = energy[first] * energy[second]
     usable = np.isfinite(scale) & (scale > 0)
     pairs = int(np.count_nonzero(usable))

@@ -108,14 +108,14 @@ def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem
         If one slab does not fit ``max_mem``.
     """
     largest = max((grid.slab_rows * row_bytes * max(n_steps, grid.steps) for grid, row_bytes in grids), default=0)
-    needed = _COPIES * largest
+    needed = copies_bytes(largest, 1)
     _check_fits("of the batch", f"one slab at {n_steps} steps", needed, max_mem)
     return _workers_that_fit(needed, max_mem, workers)
 
 
-def slabs_bytes(n_steps: int) -> int:
-    """Memory in which one worker of ingest copies a slab of common size at ``n_steps`` checkpoints."""
-    return _COPIES * SLAB_BYTES * n_steps
+def copies_bytes(slab_bytes: int, n_steps: int) -> int:
+    """Memory in which one worker of ingest copies a slab at ``n_steps`` checkpoints."""
+    return _COPIES * slab_bytes * n_steps
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Trained histories and the tables computed from them, made once a session and only for tests that ask."""
 
+import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,10 @@ from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.nulls import null_bands
 from sedarchive.tables import Database
+
+# in the background of a shell, tests and their children would be deaf to the interrupts that some of them send
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCOPES = (
     "layer:0-1",

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 import torch
 from safetensors.torch import save_file
-from small import few_draws, walk, write_safetensors, write_torch, write_trainer
+from small import SMALL_MODEL, few_draws, walk, write_safetensors, write_torch, write_trainer
 
 from sedarchive.archive import Archive
 from sedarchive.archive.verify import verify
@@ -246,18 +246,20 @@ def test_spectra_of_a_chunk_damaged_after_its_gram_sweep_are_missing_with_a_find
 
 
 @pytest.mark.parametrize("part", ["updates", "origin", "counts"])
-def test_a_damaged_gram_matrix_is_made_again_from_the_weights(tmp_path, part):
+@pytest.mark.parametrize("what", ["chunk", "metadata"])
+def test_a_damaged_gram_matrix_is_made_again_from_the_weights(tmp_path, part, what):
     write_safetensors(tmp_path / "run", walk(8))
     take(tmp_path)
     analyse(tmp_path)
     windows = "SELECT * FROM window_sigmas ORDER BY ALL"
     before = rows(tmp_path, windows)
-    chunk = next(path for path in sorted((tmp_path / "a.zarr/run/gram").rglob(f"{part}/c/1/**/*")) if path.is_file())
-    flip(chunk)
+    pattern = f"{part}/c/1/**/*" if what == "chunk" else f"{part}/zarr.json"
+    path = next(path for path in sorted((tmp_path / "a.zarr/run/gram").rglob(pattern)) if path.is_file())
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
     assert verify(tmp_path / "a.zarr") != []
     (tmp_path / "a.duckdb").unlink()
     (computed,) = analyse(tmp_path)
-    assert (computed.error, computed.gram.computed) == (None, 1)
+    assert (computed.error, computed.gram.computed) == (None, 1 if what == "chunk" else len(SMALL_MODEL))
     assert len(computed.findings) == len({finding.detail for finding in computed.findings})
     assert rows(tmp_path, windows) == before
     assert verify(tmp_path / "a.zarr") == []

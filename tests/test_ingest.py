@@ -26,6 +26,7 @@ from sedarchive.errors import ArchiveLockedError, HistoryError, UnreadableCheckp
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.preview import plan_ingest
 from sedarchive.restore import restore
+from sedarchive.sizes import MIB
 
 
 def ingest_run(tmp_path, folder="run", **options):
@@ -384,6 +385,13 @@ def test_a_plan_writes_nothing_and_says_what_ingest_then_does(tmp_path):
     assert plan.tensors == len(states[0])
     (report,) = ingest([tmp_path / "runs"], tmp_path / "a.zarr", IngestOptions())
     assert report.n_bytes == plan.checkpoint_bytes * plan.checkpoints
+
+
+def test_a_tensor_of_one_wide_row_makes_batches_small_rather_than_memory_too_little(tmp_path):
+    write_safetensors(tmp_path / "run", walk(20, shapes={"mask": (1, 2**18), "w": (4, 4)}))
+    (report,) = ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions(max_mem=32 * MIB))
+    assert (report.error, report.added) == (None, 20)
+    assert verify(tmp_path / "a.zarr") == []
 
 
 def test_steps_are_committed_batch_by_batch(tmp_path):

@@ -165,7 +165,7 @@ def test_a_window_longer_than_the_history_is_said_and_the_others_are_there(analy
     assert report.too_long == (7, 40)
     assert analysis.rows("SELECT DISTINCT window_size FROM windows ORDER BY 1") == [(5,), (6,)]
     ((_, _, detail),) = findings(analysis, "too_few_checkpoints")
-    assert "7 checkpoints hold no window of 7, 40 updates" in detail
+    assert "no window of 7, 40 updates in 7 checkpoints" in detail
 
 
 def test_unequal_spacing_is_flagged_in_exactly_the_windows_that_hold_it(analysis, tmp_path):

@@ -255,7 +255,10 @@ class _Job:
             if not stored.discard_damaged():
                 raise
             report.findings = list(findings)
-            report.gram = self._sweep_gram(parts)  # derived: what was damaged is made again
+            try:
+                report.gram = self._sweep_gram(parts)  # derived: what was damaged is made again
+            except MemoryBudgetError as error:  # of this run alone: the others were planned before
+                raise ArchiveError(str(error)) from error
             self._refresh(parts, StoredGrams(parts, self.store, stored.key), sizes, report)
         if self.options.spectra:
             self._refresh_spectra(parts, report)

@@ -291,9 +291,7 @@ class StoredGrams:
     def finish(self) -> None:
         """Remove Gram matrices made from an earlier state of the run, and seal."""
         for other in self._others():
-            for metadata in other.rglob("zarr.json"):  # first, so that a half-removed array is no array any more
-                metadata.unlink()
-            shutil.rmtree(other)
+            _remove(other)
         write_manifest(self._run.folder, self._store)
 
     def _others(self) -> list[Path]:
@@ -302,6 +300,12 @@ class StoredGrams:
 
     def discard_damaged(self) -> list[str]:
         """Forget the leaves whose stored results cannot be read, so that they are made again; return their names."""
+        try:
+            for part in ("counts", "origin", "updates"):
+                self._read(part)
+        except DamagedArchiveError:
+            _remove(self._folder)
+            return [leaf.name for leaf in self._leaves]
         damaged = [leaf for leaf in self._leaves if self.is_done(leaf) and not self._is_whole(leaf)]
         for leaf in damaged:
             self._chunk(leaf).unlink()
@@ -371,3 +375,10 @@ class StoredGrams:
 
     def _at(self, leaf: Leaf) -> int:
         return self._index[leaf.name]
+
+
+def _remove(folder: Path) -> None:
+    """Remove arrays, metadata first, so that a half-removed one is no array any more."""
+    for metadata in folder.rglob("zarr.json"):
+        metadata.unlink()
+    shutil.rmtree(folder)
