@@ -38,6 +38,8 @@ class StandingWindows:
 
 def read_standing(database: Database, run: str, pairs: Sequence[ScopeSize]) -> list[StandingWindows]:
     """Windows of some scopes and sizes, with what their nulls follow from."""
+    if not pairs:
+        return []
     norms = _by_scope(database.rows("SELECT scope, norm FROM updates WHERE run = ? ORDER BY scope, step", [run]).rows)
     found = []
     for scope, size in pairs:

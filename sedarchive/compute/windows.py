@@ -73,7 +73,7 @@ def refresh_windows(
     with open_database() as database:
         work = _outstanding(_known_keys(database, run), anatomy, stored.key, scopes, sizes)
         standing = read_standing(database, run, work.without_null)
-    if not work.keys and not work.gone:
+    if not work.keys and not work.obsolete:
         return 0
     tasks = [WindowTask(scope, work.sizes_of(scope), sizes) for scope in scopes if work.sizes_of(scope)]
     rows = _derive(anatomy, stored, tasks, executor, progress)
@@ -99,9 +99,7 @@ class _Work:
     without_null: list[Pair]
     """Those of them that lack nothing but their null."""
     obsolete: set[Pair]
-    """Pairs whose rows stand and must go."""
-    gone: set[Pair]
-    """Pairs that nobody wants any more."""
+    """Pairs whose rows stand and must go: stale, or wanted no more."""
     from_nothing: bool
     """Whether no row of the run stays."""
 
@@ -121,9 +119,8 @@ def _outstanding(
         if known.get(pair) != (key := _pair_key(gram_key, scope, pair[1], sizes.get(pair[1], False)))
     }
     without_null = [pair for pair in keys if known.get(pair) == _pair_key(gram_key, pairs[pair], pair[1], False)]
-    gone = known.keys() - pairs.keys()
-    obsolete = (known.keys() & keys.keys()) - set(without_null) | gone
-    return _Work(keys, without_null, obsolete, gone, not known.keys() - obsolete)
+    obsolete = (known.keys() & keys.keys()) - set(without_null) | (known.keys() - pairs.keys())
+    return _Work(keys, without_null, obsolete, not known.keys() - obsolete)
 
 
 def _pair_key(gram_key: str, scope: Scope, size: int, with_null: bool) -> str:
