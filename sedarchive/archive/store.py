@@ -5,6 +5,7 @@ reads as the fill value without a word, so :class:`CheckedStore` turns it into a
 error; and ``write_empty_chunks`` is not stored, so every handle sets it again.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,3 +201,11 @@ def write_region(array: "zarr.Array[Any]", region: tuple[slice, ...], values: ND
 
 def _region_text(region: tuple[slice, ...]) -> str:
     return " x ".join(f"{part.start}:{part.stop}" for part in region) or "all"
+
+
+def remove_arrays(folder: Path) -> None:
+    """Remove arrays, metadata first, so that a half-removed one is no array any more."""
+    if folder.exists():
+        for metadata in folder.rglob("zarr.json"):
+            metadata.unlink()
+        shutil.rmtree(folder)

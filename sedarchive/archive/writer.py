@@ -22,7 +22,15 @@ from sedarchive.archive.names import stored_name
 from sedarchive.archive.plainchunks import PlainChunks
 from sedarchive.archive.records import write_sealed
 from sedarchive.archive.run import COMMITS, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
-from sedarchive.archive.store import ArraySpec, CheckedStore, create_array, open_array, open_store, write_region
+from sedarchive.archive.store import (
+    ArraySpec,
+    CheckedStore,
+    create_array,
+    open_array,
+    open_store,
+    remove_arrays,
+    write_region,
+)
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.plan import ChunkGrid, chunk_grid
@@ -211,14 +219,14 @@ class RunWriter:
         path = stored_name(name)
         taken = self._record["metrics"].get(name, {}).get("path")
         path = f"{path}~1" if taken == path else path
-        _remove_arrays(self.folder / "metrics" / path)
+        remove_arrays(self.folder / "metrics" / path)
         return path
 
     def _remove_unnamed_series(self) -> None:
         named = {entry["path"] for entry in self._record["metrics"].values()}
         for folder in (self.folder / "metrics").iterdir():
             if folder.is_dir() and folder.name not in named:
-                _remove_arrays(folder)
+                remove_arrays(folder)
 
     def _write_series(self, path: str, series: Sequence[Metric]) -> None:
         zarr.open_group(self._store, path=f"{self._group}/metrics/{path}", mode="a", zarr_format=3)
@@ -241,14 +249,6 @@ class RunWriter:
                 if group.name not in used:
                     shutil.rmtree(group) if group.is_dir() else group.unlink()
         self._remove_unnamed_series()
-
-
-def _remove_arrays(folder: Path) -> None:
-    """Remove arrays, metadata first, so that a half-removed one is no array any more."""
-    if folder.exists():
-        for metadata in folder.rglob("zarr.json"):
-            metadata.unlink()
-        shutil.rmtree(folder)
 
 
 def _grid(spec: TensorSpec, known: Iterable[ArrayInfo], steps_per_chunk: int | None) -> ChunkGrid:

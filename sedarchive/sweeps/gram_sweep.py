@@ -7,7 +7,6 @@ its new updates with all the old ones need every chunk again, so that extending
 the full matrix would save arithmetic but no reading.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -30,6 +29,7 @@ from sedarchive.archive.store import (
     create_array,
     open_array,
     read_region,
+    remove_arrays,
     write_region,
 )
 from sedarchive.errors import ArchiveError, DamagedArchiveError
@@ -291,7 +291,7 @@ class StoredGrams:
     def finish(self) -> None:
         """Remove Gram matrices made from an earlier state of the run, and seal."""
         for other in self._others():
-            _remove(other)
+            remove_arrays(other)
         write_manifest(self._run.folder, self._store)
 
     def _others(self) -> list[Path]:
@@ -304,7 +304,7 @@ class StoredGrams:
             for part in ("counts", "origin", "updates"):
                 self._read(part)
         except DamagedArchiveError:
-            _remove(self._folder)
+            remove_arrays(self._folder)
             return [leaf.name for leaf in self._leaves]
         damaged = [leaf for leaf in self._leaves if self.is_done(leaf) and not self._is_whole(leaf)]
         for leaf in damaged:
@@ -375,10 +375,3 @@ class StoredGrams:
 
     def _at(self, leaf: Leaf) -> int:
         return self._index[leaf.name]
-
-
-def _remove(folder: Path) -> None:
-    """Remove arrays, metadata first, so that a half-removed one is no array any more."""
-    for metadata in folder.rglob("zarr.json"):
-        metadata.unlink()
-    shutil.rmtree(folder)
