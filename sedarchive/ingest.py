@@ -23,7 +23,9 @@ from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, No
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import read_metrics
-from sedarchive.plan import chunk_grid, copies_bytes, ingest_workers
+from sedarchive.plan.grid import chunk_grid
+from sedarchive.plan.memory import copies_bytes
+from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.render import counted

@@ -8,9 +8,9 @@ import pytest
 import torch
 from histories import LAYERS, N_UPDATES, WIDTH, read_run, write_states
 
-from sedarchive import plan
 from sedarchive.archive import Archive
 from sedarchive.executor import Executor
+from sedarchive.plan import grid
 from sedarchive.sizes import KIB, MIB
 from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep, sweep_gram
@@ -30,7 +30,7 @@ def fetched_by_gram_sweep(analysis, run, max_mem, workers=1):
     archive = Archive(analysis.archive)
     parts = anatomy(archive.run(run))
     before = dict(archive.store.counts.fetches)
-    planned = plan_gram_sweep(parts, list(parts.tensors), max_mem, workers)
+    planned = plan_gram_sweep(parts, list(parts.tensors), GramOptions(max_mem), workers)
     with archive.writing("test") as store:
         outcome = sweep_gram(parts, store, GramOptions(max_mem), Executor(workers))
     assert not outcome.failed
@@ -50,8 +50,8 @@ def fetched_by_spectra_sweep(analysis, run, max_mem, workers=1):
 @pytest.fixture
 def small_slabs(monkeypatch):
     """Chunks of at most 2 KiB a step, so that small tensors are cut too."""
-    monkeypatch.setattr(plan, "SLAB_BYTES", 2 * KIB)
-    monkeypatch.setattr(plan, "SMALL_TENSOR_BYTES", 1 * KIB)
+    monkeypatch.setattr(grid, "SLAB_BYTES", 2 * KIB)
+    monkeypatch.setattr(grid, "SMALL_TENSOR_BYTES", 1 * KIB)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -8,16 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sedarchive.errors import MemoryBudgetError
-from sedarchive.plan import (
+from sedarchive.plan.grid import (
     HELD_BYTES,
     SLAB_BYTES,
     SMALL_TENSOR_STEPS,
     MatrixLayout,
     TensorLayout,
     chunk_grid,
-    plan_gram,
-    plan_spectra,
 )
+from sedarchive.plan.tasks import plan_gram, plan_spectra
 from sedarchive.sizes import MIB, parse_size
 
 few = settings(max_examples=40, deadline=None)

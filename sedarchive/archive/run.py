@@ -24,7 +24,7 @@ from sedarchive.archive.store import CheckedStore, open_array, open_store, read_
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchiveError, UnknownNameError
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
-from sedarchive.plan import ChunkGrid
+from sedarchive.plan.grid import ChunkGrid
 
 RUN_RECORD = "run.json"
 MANIFEST = "manifest.json"
@@ -321,6 +321,13 @@ class RunArchive:
         if handle is None:
             handle = self._handles[array] = open_array(self.store, f"{self.group}/theta/{array}")
         return handle
+
+    def is_compressed(self, info: ArrayInfo) -> bool:
+        """Whether an array's chunks go through a codec; no, where that cannot be read."""
+        try:
+            return PlainChunks.of(self.store, self.open(info.path)) is None
+        except DamagedArchiveError:
+            return False
 
     def forget_handles(self) -> None:
         """Open arrays anew from now on: a handle keeps the shape that it saw when it was opened."""

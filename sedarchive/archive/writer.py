@@ -33,7 +33,7 @@ from sedarchive.archive.store import (
 )
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
-from sedarchive.plan import ChunkGrid, chunk_grid
+from sedarchive.plan.grid import ChunkGrid, chunk_grid
 
 _METRIC_CHUNK = 1_024
 STEP_CHUNK = 1_024

@@ -21,7 +21,7 @@ from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetErr
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes
-from sedarchive.plan import SpectraPlan, SweepPlan
+from sedarchive.plan.tasks import SpectraPlan, SweepPlan
 from sedarchive.render import counted
 from sedarchive.sizes import MIB, format_size
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
@@ -187,7 +187,7 @@ def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
 def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, options: ComputeOptions) -> RunPlan:
     workers = options.executor.workers
     stored = StoredGrams(parts, store, gram_key(parts, options.gram))
-    gram = plan_gram_sweep(parts, stored.missing_tensors(), options.max_mem, workers)
+    gram = plan_gram_sweep(parts, stored.missing_tensors(), options.gram, workers)
     if not options.spectra:
         return RunPlan(parts.run.name, gram, None)
     missing = missing_spectra(parts, database, options.every, options.exact)

@@ -1,7 +1,8 @@
 """What a run is made of: its tensors with their roles, their ties, and the leaves they give."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -9,7 +10,7 @@ from sedarchive.archive import RunArchive
 from sedarchive.archive.run import AnalysisTensor
 from sedarchive.history import TensorSpec
 from sedarchive.leaves import Leaf
-from sedarchive.plan import TensorLayout
+from sedarchive.plan.grid import TensorLayout
 from sedarchive.roles import Architecture, Part, TensorRole, assign_roles
 
 
@@ -38,13 +39,39 @@ class Anatomy:
         last = len(self.run.commits) - 1
         return sum(leaf.n_elements for leaf in self.leaves if last in self.tensors[leaf.tensor].positions)
 
+    def leaves_of(self, tensor: str) -> Sequence[Leaf]:
+        """Leaves of one tensor, in order."""
+        return self._leaves_by_tensor.get(tensor, [])
+
+    @cached_property
+    def _leaves_by_tensor(self) -> dict[str, list[Leaf]]:
+        found: dict[str, list[Leaf]] = {}
+        for leaf in self.leaves:
+            found.setdefault(leaf.tensor, []).append(leaf)
+        return found
+
     def layout(self, tensor: str) -> TensorLayout:
         """Return what planning needs of a tensor."""
         analysed = self.tensors[tensor]
         widest = max(analysed.arrays, key=lambda info: info.spec.row_bytes)
-        decoded = 8 if any(info.spec.dtype == "float64" for info in analysed.arrays) else 4
-        n_leaves = sum(leaf.tensor == tensor for leaf in self.leaves)
-        return TensorLayout(tensor, widest.grid, widest.spec.row_bytes, widest.spec.columns, decoded, n_leaves)
+        leaves = self.leaves_of(tensor)
+        return TensorLayout(
+            tensor,
+            widest.grid,
+            widest.spec.row_bytes,
+            widest.spec.columns,
+            decoded_itemsize=8 if "float64" in analysed.dtypes else 4,
+            n_leaves=len(leaves),
+            part_elements=max((leaf.n_elements for leaf in leaves if leaf.part is not None), default=0),
+            converted=not self._read_in_place(analysed),
+            compressed=any(self.run.is_compressed(info) for info in analysed.arrays),
+        )
+
+    def _read_in_place(self, analysed: AnalysisTensor) -> bool:
+        """Whether the values of a tensor are computed with as they are stored, in the order in which they are."""
+        slots = [commit.slot for commit in self.run.commits]
+        whole = len(analysed.arrays) == 1 and len(analysed.positions) == len(slots) and slots == sorted(slots)
+        return whole and analysed.arrays[0].spec.dtype in ("float32", "float64")
 
     def skipped_reason(self, tensor: str) -> str | None:
         """Why a tensor, or a part of its history, is left out of an analysis; None if it is not."""

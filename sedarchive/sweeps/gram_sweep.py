@@ -37,7 +37,7 @@ from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import Gram, GramSums, RoundingUnit, gram_sums, select_part
 from sedarchive.history import DTYPES
 from sedarchive.leaves import Leaf, Scope
-from sedarchive.plan import DEFAULT_BAND, FULL_GRAM_LIMIT, Block, SweepPlan, plan_gram
+from sedarchive.plan.tasks import DEFAULT_BAND, FULL_GRAM_LIMIT, Block, SweepPlan, plan_gram
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
@@ -85,7 +85,7 @@ def _part_key(leaf: Leaf) -> list[int] | None:
     return None if part is None else [part.axis, part.period, part.start, part.stop]
 
 
-def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], max_mem: int, workers: int) -> SweepPlan:
+def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], options: GramOptions, workers: int) -> SweepPlan:
     """Plan the sweep of some tensors of a run.
 
     Raises
@@ -93,7 +93,8 @@ def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], max_mem: int, work
     MemoryBudgetError
         If a tensor does not fit; the message says what would.
     """
-    return plan_gram([anatomy.layout(tensor) for tensor in tensors], len(anatomy.run.commits), max_mem, workers)
+    layouts, n_steps = [anatomy.layout(tensor) for tensor in tensors], len(anatomy.run.commits)
+    return plan_gram(layouts, n_steps, options.max_mem, workers, options.band_for(n_steps))
 
 
 def sweep_gram(
@@ -107,9 +108,9 @@ def sweep_gram(
         if stored.exists and not stored.is_final:
             stored.finish()
         return outcome
-    plan = plan_gram_sweep(anatomy, todo, options.max_mem, executor.workers)
+    plan = plan_gram_sweep(anatomy, todo, options, executor.workers)
     stored.create(options.band_for(len(anatomy.run.commits)))
-    function = partial(_gram_task, options.band_for(len(anatomy.run.commits)))
+    function = partial(_gram_task, options.band_for(len(anatomy.run.commits)), ReusedMemory())
     before = anatomy.run.store.counts.so_far
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
     mapped = map_blocks(executor.at_most(plan.workers), anatomy, function, plan.tasks)
@@ -134,20 +135,22 @@ BlockSums = list[GramSums] | str
 """Sums of each leaf of a tensor over one block, or why the block could not be read."""
 
 
-def _gram_task(band: int | None, anatomy: Anatomy, task: Sequence[Block]) -> list[tuple[Block, BlockSums]]:
+def _gram_task(
+    band: int | None, memory: ReusedMemory, anatomy: Anatomy, task: Sequence[Block]
+) -> list[tuple[Block, BlockSums]]:
     """Gram sums of some blocks: what one worker does."""
-    memory = ReusedMemory()
     return [(block, _gram_block(anatomy, band, block, memory)) for block in task]
 
 
 def _gram_block(anatomy: Anatomy, band: int | None, block: Block, memory: ReusedMemory) -> BlockSums:
-    leaves = [leaf for leaf in anatomy.leaves if leaf.tensor == block.tensor]
     unit = _rounding_unit(anatomy.tensors[block.tensor].dtypes)
     try:
         theta = anatomy.run.read(block.tensor, (block.start, block.stop), range(len(anatomy.run.commits)), memory)
     except ArchiveError as error:
         return str(error)
-    return [gram_sums(select_part(theta, block.start, leaf.part), unit, band) for leaf in leaves]
+    return [
+        gram_sums(select_part(theta, block.start, leaf.part), unit, band) for leaf in anatomy.leaves_of(block.tensor)
+    ]
 
 
 def _rounding_unit(dtypes: Sequence[str]) -> RoundingUnit:

@@ -9,7 +9,8 @@ from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import select_part
 from sedarchive.leaves import Leaf
-from sedarchive.plan import MatrixLayout, SpectraPlan, StepBlock, plan_spectra
+from sedarchive.plan.grid import MatrixLayout
+from sedarchive.plan.tasks import SpectraPlan, StepBlock, plan_spectra
 from sedarchive.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
@@ -33,7 +34,11 @@ class SpectrumAt:
 
 def matrix_leaves(anatomy: Anatomy) -> list[Leaf]:
     """Leaves that are matrices."""
-    return [leaf for leaf in anatomy.leaves if leaf.shape is not None and min(leaf.shape) > 0]
+    return [leaf for leaf in anatomy.leaves if _is_matrix(leaf)]
+
+
+def _is_matrix(leaf: Leaf) -> bool:
+    return leaf.shape is not None and min(leaf.shape) > 0
 
 
 def plan_spectra_sweep(
@@ -56,7 +61,7 @@ def plan_spectra_sweep(
 
 
 def _leaves_of(anatomy: Anatomy, tensor: str) -> list[Leaf]:
-    return [leaf for leaf in matrix_leaves(anatomy) if leaf.tensor == tensor]
+    return [leaf for leaf in anatomy.leaves_of(tensor) if _is_matrix(leaf)]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from workload import FULL, QUICK, history
 from sedarchive.executor import one_blas_thread
 from sedarchive.sizes import parse_size
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.sweeps.gram_sweep import plan_gram_sweep
+from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep
 
 MAX_MEM = "2GB"
 WIDTHS = (1024, 2048, 4096, 8192, 16_384)
@@ -79,7 +79,7 @@ class Bare:
     def __init__(self, parts: Anatomy, workers: int) -> None:
         self._parts, self._workers = parts, workers
         self._n_steps = len(parts.run.commits)
-        plan = plan_gram_sweep(parts, list(parts.tensors), parse_size(MAX_MEM), workers)
+        plan = plan_gram_sweep(parts, list(parts.tensors), GramOptions(parse_size(MAX_MEM)), workers)
         self.blocks = [self._rows(block.tensor, block.start, block.stop) for task in plan.tasks for block in task]
         self._arrays = {block.array: zarr.open_array(block.array, mode="r") for block in self.blocks}
         self._width = WIDTHS[0]

@@ -20,7 +20,7 @@ from workload import FULL, GPT2, GPT2_QUICK, LONG, QUICK, history, torch_copy
 from sedarchive.cli.app import app
 from sedarchive.errors import MemoryBudgetError
 from sedarchive.sizes import parse_size
-from sedarchive.sweeps.gram_sweep import plan_gram_sweep
+from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep
 from sedarchive.sweeps.spectra_sweep import plan_spectra_sweep
 
 LIMITS = ("512MB", "2GB")
@@ -39,7 +39,7 @@ def gram_alone(archive: str, max_mem: str) -> dict[str, Any]:
     parts = open_anatomy(Path(archive))
     tensors = sorted({leaf.tensor for leaf in parts.leaves})
     return _sweep_alone(
-        lambda: plan_gram_sweep(parts, tensors, parse_size(max_mem), WORKERS).projected_mem,
+        lambda: plan_gram_sweep(parts, tensors, GramOptions(parse_size(max_mem)), WORKERS).projected_mem,
         lambda: gram_sweep(Path(archive), WORKERS, max_mem),
     )
 

@@ -1,0 +1,80 @@
+"""Working memory that one worker needs for one block, in bytes; interpreter and libraries apart.
+
+Each formula names what is alive at the worst moment of the code it describes. ``tests/bench/peak_memory.py`` holds
+them against the peak of fresh processes.
+"""
+
+from sedarchive.plan.grid import MatrixLayout, TensorLayout
+from sedarchive.sizes import KIB, MIB
+
+_FLOAT = 8
+_INGEST_COPIES = 3
+"""Of a slab in ingest: as read, and the chunk with its encoded form."""
+_CODEC_COPIES = 3
+"""Of a chunk that Zarr reads: encoded, decoded, and in the region asked for."""
+_SPECTRA_BLOCK = 2**21
+"""Float64 numbers of a matrix that its Gram matrix, or its QR decomposition, takes at a time."""
+
+
+def with_allocator(working: int) -> int:
+    """Memory of one worker as the system sees it: measured, with BLAS's buffers and the holes between what is freed."""
+    return working + working // 10 + 6 * MIB
+
+
+def copies_bytes(slab_bytes: int, n_steps: int) -> int:
+    """Memory in which one worker of ingest copies a slab at ``n_steps`` checkpoints."""
+    return _INGEST_COPIES * slab_bytes * n_steps
+
+
+def products_bytes(n_steps: int, band: int | None) -> int:
+    """Bytes of one Gram matrix of ``n_steps`` rows, whole or banded."""
+    return _FLOAT * n_steps * (n_steps if band is None else min(band + 1, n_steps))
+
+
+def gram_result_bytes(layout: TensorLayout, n_steps: int, band: int | None) -> int:
+    """Bytes of the sums of one block, which do not depend on its rows."""
+    return layout.n_leaves * products_bytes(n_steps, band)
+
+
+def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int | None = None) -> int:
+    """Working memory of one Gram block of ``n_rows`` rows: what is read, one part, the kernel, the sums."""
+    held = n_steps * n_rows * layout.row_bytes_held
+    part = n_steps * layout.part_elements * n_rows // max(layout.grid.rows, 1) * layout.decoded_itemsize
+    if layout.compressed:
+        reading = _CODEC_COPIES * layout.chunk_bytes
+    else:
+        # of a chunk not wanted whole, the rest is read for its checksum; measured, with the holes that it leaves
+        reading = 3 * layout.chunk_bytes if n_rows < layout.grid.slab_rows else 0
+    # the sums of a block grow while its tiles, up to twice as wide as a band, and one product are alive
+    sums = gram_result_bytes(layout, n_steps, band) + 4 * products_bytes(n_steps, band)
+    return held + part + reading + sums + _gram_scratch_bytes(n_steps)
+
+
+def _gram_scratch_bytes(n_steps: int) -> int:
+    """Arrays that the Gram kernel works in: values and differences in float64, and which of them are zero."""
+    return (2 * _FLOAT + 1) * max(96 * KIB, n_steps * KIB)
+
+
+def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
+    """Working memory of one tensor at ``n_steps`` steps: what is read, one part, and one decomposition."""
+    layout = matrix.layout
+    held = n_steps * layout.grid.rows * layout.row_bytes_held
+    part = layout.part_elements * layout.decoded_itemsize
+    if layout.compressed:
+        # Zarr reads up to ten chunks at once and puts them into a region of its own
+        reading = held + 2 * 10 * layout.chunk_bytes
+    else:
+        reading = layout.chunk_bytes * (layout.grid.steps - n_steps) // layout.grid.steps
+    return held + part + reading + max((_decomposition_bytes(m, n) for m, n in matrix.shapes), default=0)
+
+
+def _decomposition_bytes(m: int, n: int) -> int:
+    """Memory of the singular values of an (m, n) matrix; the way by LAPACK, which low ranks need, included."""
+    small, large = sorted((m, n))
+    block = _FLOAT * min(_SPECTRA_BLOCK, m * n)
+    by_gram = block + 3 * _FLOAT * small * small
+    if large < 2 * small:
+        by_lapack = 2 * _FLOAT * m * n
+    else:
+        by_lapack = 3 * (max(block, _FLOAT * small * small) + _FLOAT * small * small)
+    return max(by_gram, by_lapack)

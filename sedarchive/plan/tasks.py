@@ -1,0 +1,268 @@
+"""Tasks of ingest and of both sweeps, and the memory that all workers together need.
+
+A *block* is the part of a tensor that one task holds at a time; blocks follow the
+chunk grid and ``max_mem`` alone, never the number of workers, so results do not
+depend on the executor: where blocks are large, fewer of them run at a time.
+Memory is in bytes throughout.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from math import ceil
+from typing import TypeVar
+
+from sedarchive.errors import MemoryBudgetError
+from sedarchive.plan.grid import ChunkGrid, MatrixLayout, TensorLayout
+from sedarchive.plan.memory import (
+    copies_bytes,
+    gram_block_bytes,
+    gram_result_bytes,
+    spectra_block_bytes,
+    with_allocator,
+)
+from sedarchive.sizes import MIB, format_size
+
+Item = TypeVar("Item")
+
+TASK_BYTES = 64 * MIB
+"""Decoded bytes (and results) that one Gram task handles, in blocks one after the other: 0.1-1 s."""
+TASK_FLOPS = 4 * 10**9
+"""Work of one spectra task: 0.1-1 s on one core."""
+RESULTS_HELD = 2
+"""Tasks for each worker that are handed out at a time, so that the results of so many wait."""
+BLOCKS_AT_ONCE = 4
+"""Blocks are cut so that this many fit into ``max_mem``, whatever the number of workers."""
+FULL_GRAM_LIMIT = 1024
+"""Longest history, in checkpoints, whose Gram matrices are kept whole by default."""
+DEFAULT_BAND = 64
+"""Band kept beyond that: windows of up to 64 updates, and comparisons inside it."""
+
+
+def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
+    """Workers that may copy tensors at once; ``grids`` holds each tensor's grid and bytes a row.
+
+    A worker holds a slab at the ``n_steps`` checkpoints of a batch, and zarr its chunks, encoded and decoded.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one slab does not fit ``max_mem``.
+    """
+    largest = max((grid.slab_rows * row_bytes * max(n_steps, grid.steps) for grid, row_bytes in grids), default=0)
+    needed = copies_bytes(largest, 1)
+    _check_fits("of the batch", f"one slab at {n_steps} steps", needed, max_mem)
+    return max(1, min(workers, max_mem // max(needed, 1)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows ``start:stop`` of one tensor."""
+
+    tensor: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Tasks of one sweep and what they will cost."""
+
+    tasks: tuple[tuple[Block, ...], ...]
+    """Each task handles its blocks one after the other."""
+    n_steps: int
+    read_bytes: int
+    """Bytes decoded, repeated decodes counted."""
+    decodes_per_chunk: int
+    """1 where every block fits; the largest number of times any chunk is decoded otherwise."""
+    projected_mem: int
+    """Bytes of working memory for all workers, interpreter and libraries apart."""
+    workers: int
+    """Workers that fit into ``max_mem``, at most those given."""
+
+
+def plan_gram(
+    layouts: Sequence[TensorLayout], n_steps: int, max_mem: int, workers: int, band: int | None = None
+) -> SweepPlan:
+    """Blocks of the Gram sweep: every tensor at all steps, a slab at a time.
+
+    Where a slab at all steps does not fit a quarter of ``max_mem``, the slab is
+    cut into bands of rows and its chunks are decoded once for each band.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one row at all steps does not fit; the message says what would.
+    """
+    size = _GramSize(n_steps, band, max_mem)
+    blocks: list[_GramBlock] = []
+    decodes, read_bytes = 1, 0
+    for layout in layouts:
+        n_rows = size.rows_that_fit(layout)
+        bands = ceil(layout.grid.slab_rows / n_rows)
+        decodes = max(decodes, bands)
+        read_bytes += bands * n_steps * layout.grid.rows * layout.row_bytes
+        blocks += size.blocks(layout, n_rows)
+    limit = min(TASK_BYTES, max_mem // (4 * BLOCKS_AT_ONCE * RESULTS_HELD))
+    tasks = tuple(_grouped(blocks, [one.decoded + one.result for one in blocks], limit))
+    held = [_TaskMemory(max(one.working for one in task), sum(one.result for one in task)) for task in tasks]
+    # beside them, the sums of the tensor under way
+    pending = max((one.result for one in blocks), default=0)
+    fitting, projected = _most_workers(held, pending, max_mem, workers)
+    return SweepPlan(
+        tuple(tuple(one.block for one in task) for task in tasks), n_steps, read_bytes, decodes, projected, fitting
+    )
+
+
+@dataclass(frozen=True)
+class _GramBlock:
+    """A block and its bytes: decoded, held by its worker, handed back."""
+
+    block: Block
+    decoded: int
+    working: int
+    result: int
+
+
+@dataclass(frozen=True)
+class _GramSize:
+    """What the blocks of all tensors have in common."""
+
+    n_steps: int
+    band: int | None
+    max_mem: int
+
+    def blocks(self, layout: TensorLayout, n_rows: int) -> Iterator[_GramBlock]:
+        """Blocks of one tensor: its slabs, or bands of ``n_rows`` rows of them."""
+        working, result = self._working(layout, n_rows), gram_result_bytes(layout, self.n_steps, self.band)
+        for start, stop in layout.grid.slabs():
+            for at in range(start, stop, n_rows):
+                block = Block(layout.tensor, at, min(at + n_rows, stop))
+                yield _GramBlock(block, self.n_steps * (block.stop - at) * layout.row_bytes, working, result)
+
+    def rows_that_fit(self, layout: TensorLayout) -> int:
+        """Rows of a block."""
+        n_rows = layout.grid.slab_rows
+        while n_rows > 1 and self._working(layout, n_rows) > self.max_mem // BLOCKS_AT_ONCE:
+            n_rows = ceil(n_rows / 2)
+        waiting = (RESULTS_HELD + 1) * gram_result_bytes(layout, self.n_steps, self.band)
+        needed = with_allocator(self._working(layout, n_rows) + waiting)
+        # the margin is for the results of tasks that hold several blocks
+        _check_fits(layout.tensor, f"one row at {self.n_steps} steps", needed + needed // 8, self.max_mem)
+        return n_rows
+
+    def _working(self, layout: TensorLayout, n_rows: int) -> int:
+        return gram_block_bytes(layout, n_rows, self.n_steps, self.band)
+
+
+def _check_fits(tensor: str, what: str, needed: int, max_mem: int) -> None:
+    if needed > max_mem:
+        raise MemoryBudgetError(
+            f"tensor {tensor}: {what} needs {format_size(needed)}, more than the {format_size(max_mem)} given; "
+            f"use --max-mem {ceil(needed / 10**6)}MB"
+        )
+
+
+@dataclass(frozen=True)
+class _TaskMemory:
+    """Bytes that a task holds while it runs, and those of what it hands back."""
+
+    working: int
+    result: int = 0
+
+
+def _most_workers(tasks: Sequence[_TaskMemory], beside: int, max_mem: int, workers: int) -> tuple[int, int]:
+    """Workers that fit ``max_mem`` (at least one), and the memory that they need at the worst moment."""
+    for fitting in range(workers, 1, -1):
+        if (needed := beside + _at_once(tasks, fitting)) <= max_mem:
+            return fitting, needed
+    return 1, beside + _at_once(tasks, 1) if tasks else 0
+
+
+def _at_once(tasks: Sequence[_TaskMemory], workers: int) -> int:
+    """Memory of the costliest tasks that may run side by side: each worker has one of the few handed out."""
+    ahead = RESULTS_HELD * workers
+    windows = (tasks[start : start + ahead] for start in range(max(len(tasks) - ahead, 0) + 1))
+    return max(
+        sum(with_allocator(task.working) for task in nlargest(workers, window, key=lambda task: task.working))
+        + sum(task.result for task in window)
+        for window in windows
+    )
+
+
+@dataclass(frozen=True)
+class StepBlock:
+    """One whole tensor at some slots: what a spectra task holds at a time."""
+
+    tensor: str
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SpectraPlan:
+    """Tasks of the spectra sweep and what they will cost."""
+
+    tasks: tuple[tuple[StepBlock, ...], ...]
+    read_bytes: int
+    decodes_per_chunk: int
+    projected_mem: int
+    workers: int
+    """Workers that fit into ``max_mem``, at most those given."""
+
+
+def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem: int, workers: int) -> SpectraPlan:
+    """Blocks of the spectra sweep: each matrix with the slots wanted, by chunk of steps.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one step of a matrix does not fit ``max_mem``.
+    """
+    blocks: list[StepBlock] = []
+    weights: list[int] = []
+    working: dict[StepBlock, int] = {}
+    decodes, read_bytes = 1, 0
+    for matrix, slots in matrices:
+        held = _steps_that_fit(matrix, max_mem)
+        decodes = max(decodes, ceil(matrix.layout.grid.steps / held))
+        flops = sum(m * n * min(m, n) + 10 * min(m, n) ** 3 for m, n in matrix.shapes)
+        for group in _by_chunk(slots, matrix.layout.grid.steps):
+            for at in range(0, len(group), held):
+                block = StepBlock(matrix.layout.tensor, tuple(group[at : at + held]))
+                blocks.append(block)
+                working[block] = spectra_block_bytes(matrix, len(block.slots))
+                weights.append(flops * len(block.slots))
+                read_bytes += matrix.layout.grid.rows * matrix.layout.row_bytes * len(group)
+    tasks = tuple(_grouped(blocks, weights, TASK_FLOPS))
+    memory = [_TaskMemory(max(working[block] for block in task)) for task in tasks]
+    fitting, projected = _most_workers(memory, 0, max_mem, workers)
+    return SpectraPlan(tasks, read_bytes, decodes, projected, fitting)
+
+
+def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
+    held = matrix.layout.grid.steps
+    while held > 1 and spectra_block_bytes(matrix, held) > max_mem // BLOCKS_AT_ONCE:
+        held = ceil(held / 2)
+    _check_fits(matrix.layout.tensor, "one step", with_allocator(spectra_block_bytes(matrix, held)), max_mem)
+    return held
+
+
+def _by_chunk(slots: Sequence[int], steps: int) -> Iterable[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for slot in sorted(slots):
+        groups.setdefault(slot // steps, []).append(slot)
+    return groups.values()
+
+
+def _grouped(items: Sequence[Item], weights: Sequence[int], limit: int) -> Iterator[tuple[Item, ...]]:
+    """Consecutive items, as many a group as ``limit`` allows, at least one."""
+    group: list[Item] = []
+    total = 0
+    for item, weight in zip(items, weights, strict=True):
+        if group and total + weight > limit:
+            yield tuple(group)
+            group, total = [], 0
+        group.append(item)
+        total += weight
+    if group:
+        yield tuple(group)
