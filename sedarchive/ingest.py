@@ -281,9 +281,9 @@ class RunIngest:
         block = np.empty((len(task.members), task.info.grid.slab_rows, spec.columns), dtype=DTYPES[spec.dtype].storage)
         for start, stop in task.info.grid.slabs():
             for at, (index, reader) in enumerate(task.members):
-                rows = _read_rows(reader, spec.name, start, stop, index)
+                rows = block[at, : stop - start]
+                _read_rows(reader, spec.name, (start, stop), rows, index)
                 hashes[at].update(rows.data)
-                block[at, : stop - start] = rows
             for first, last, slot in task.runs():
                 self._writer.write(
                     task.info, (slot, slot + last - first), (start, stop), block[first:last, : stop - start]
@@ -345,9 +345,11 @@ def _tensor_tasks(info: ArrayInfo, opened: Sequence[OpenedCheckpoint], slot: int
         yield TensorTask(info, members, slot)
 
 
-def _read_rows(reader: CheckpointReader, tensor: str, start: int, stop: int, index: int) -> "np.ndarray[Any, Any]":
+def _read_rows(
+    reader: CheckpointReader, tensor: str, rows: tuple[int, int], out: "np.ndarray[Any, Any]", index: int
+) -> None:
     try:
-        return reader.read_rows(tensor, start, stop)
+        reader.read_rows(tensor, *rows, out)
     except HistoryError as error:
         raise CheckpointReadError(index, error) from error
 

@@ -23,6 +23,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sedarchive.archive.store import CheckedStore, Fetched
 from sedarchive.errors import DamagedArchiveError
+from sedarchive.sizes import MIB
 
 Bytes = NDArray[np.uint8]
 _CHECKSUM_BYTES = 4
@@ -146,6 +147,7 @@ def put(path: Path, pieces: Sequence[Any]) -> None:
         with _create(partial) as file:
             for piece in pieces:
                 file.write(piece)
+            _write_out_soon(file)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -159,6 +161,13 @@ def _create(path: Path) -> BufferedWriter:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("wb")
+
+
+def _write_out_soon(file: BufferedWriter) -> None:
+    """Have the disk begin with a large file now, beside what is computed next: the sync at the end waits for the rest."""
+    if file.tell() >= MIB and hasattr(os, "posix_fadvise"):
+        file.flush()
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _scrap(n_bytes: int) -> list[Bytes]:

@@ -122,8 +122,8 @@ class ByteView:
         """Name, type and shape, as the archive knows them."""
         return TensorSpec(name, self.dtype, self.shape)
 
-    def read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows ``start`` to ``stop`` along the first axis.
+    def read_rows(self, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows ``start`` to ``stop`` along the first axis; into ``out``, C-contiguous of the same kind, if it is given.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class ByteView:
         if not 0 <= start <= stop <= spec.rows:
             raise IndexError(f"rows {start}:{stop} of a tensor with {spec.rows} rows")
         storage = np.dtype(DTYPES[self.dtype].storage)
-        out = np.empty((stop - start, spec.columns), storage)
+        out = np.empty((stop - start, spec.columns), storage) if out is None else out
         if out.size:
             bits = out.view(_bits(storage.itemsize)).reshape((stop - start, *self.shape[1:]))
             strides = self._strides() or (1,)

@@ -37,8 +37,11 @@ class CheckpointReader(Protocol):
     @property
     def meta(self) -> Mapping[str, Any]: ...
 
-    def read_rows(self, tensor: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows as an array (stop - start, columns) of the storage type, C-contiguous; safe from several threads."""
+    def read_rows(self, tensor: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows as an array (stop - start, columns) of the storage type, C-contiguous; safe from several threads.
+
+        They are read into ``out``, an array of that kind, if it is given.
+        """
 
     def close(self) -> None:
         """Close the files and delete what was spooled."""
@@ -74,7 +77,7 @@ class ByteRangeReader:
         self.findings = tuple(replace(finding, step=source.step) for finding in contents.findings)
         self.meta = MappingProxyType(dict(contents.meta))
 
-    def read_rows(self, tensor: str, start: int, stop: int) -> NDArray[Any]:
+    def read_rows(self, tensor: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` of `tensor`; see :meth:`CheckpointReader.read_rows`.
 
         Raises
@@ -84,7 +87,7 @@ class ByteRangeReader:
         UnreadableCheckpointError
             If the file has changed since it was opened, or the reader is closed.
         """
-        return self._views[tensor].read_rows(start, stop)
+        return self._views[tensor].read_rows(start, stop, out)
 
     def close(self) -> None:
         for file in self._files:
