@@ -12,6 +12,7 @@ version: equal seeds give equal bands only for equal versions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -99,29 +100,35 @@ class NullCache:
         self._leaders: dict[tuple[float | int | bytes, ...], Leader] = {}
         self._numbers = 0
         self._drawn: dict[tuple[float, ...], Draws] = {}
+        self._turns: dict[tuple[float | int | bytes, ...], Lock] = {}
 
     def get(self, profile: Floats, dimension: float, draws: int, seed: int) -> Leader:
         """Return the leader at a profile of log norms (W,)."""
         key = (profile.tobytes(), dimension, draws, seed)
-        leader = self._leaders.get(key)
-        if leader is None:
-            leader = draw_leader(self._cosines(len(profile), dimension, draws, seed), profile, dimension)
-            if self._numbers + leader.gaps.size > _CACHE_NUMBERS:
-                self._leaders.clear()
-                self._numbers = 0
-            self._leaders[key] = leader
-            self._numbers += leader.gaps.size
+        with self._turns.setdefault(key, Lock()):  # threads that want the same wait for the first
+            leader = self._leaders.get(key)
+            if leader is None:
+                leader = draw_leader(self._cosines(len(profile), dimension, draws, seed), profile, dimension)
+                self._keep(key, leader)
         return leader
+
+    def _keep(self, key: tuple[float | int | bytes, ...], leader: Leader) -> None:
+        if self._numbers + leader.gaps.size > _CACHE_NUMBERS:
+            self._leaders.clear()
+            self._numbers = 0
+        self._leaders[key] = leader
+        self._numbers += leader.gaps.size
 
     def _cosines(self, size: int, dimension: float, draws: int, seed: int) -> Draws:
         """Return the random cosines that all leaders of a size and dimension start from."""
         key = (size, dimension, draws, seed)
-        drawn = self._drawn.get(key)
-        if drawn is None:
-            drawn = draw_cosines(size, dimension, draws, seed)
-            if len(self._drawn) >= _KEPT_COSINES:
-                self._drawn.clear()
-            self._drawn[key] = drawn
+        with self._turns.setdefault(key, Lock()):
+            drawn = self._drawn.get(key)
+            if drawn is None:
+                drawn = draw_cosines(size, dimension, draws, seed)
+                if len(self._drawn) >= _KEPT_COSINES:
+                    self._drawn.clear()
+                self._drawn[key] = drawn
         return drawn
 
 
