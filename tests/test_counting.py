@@ -13,8 +13,9 @@ from sedarchive.executor import Executor
 from sedarchive.plan import grid
 from sedarchive.sizes import KIB, MIB
 from sedarchive.sweeps.anatomy import anatomy
-from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep, sweep_gram
+from sedarchive.sweeps.gram_sweep import plan_gram_sweep, sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, matrix_leaves, plan_spectra_sweep, sweep_spectra
+from sedarchive.sweeps.stored_grams import GramOptions
 
 PLENTY = 1024 * MIB
 

@@ -14,7 +14,7 @@ from sedarchive.errors import BandError
 from sedarchive.leaves import Scope
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import anatomy
-from sedarchive.sweeps.gram_sweep import GramOptions, StoredGrams, gram_key
+from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.windows import window_series
 
 NUMBERS = ("updates", "windows", "window_sigmas", "matrix_spectra", "matrix_stats")

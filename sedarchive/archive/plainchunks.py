@@ -164,7 +164,7 @@ def _create(path: Path) -> BufferedWriter:
 
 
 def _write_out_soon(file: BufferedWriter) -> None:
-    """Have the disk begin with a large file now, beside what is computed next: the sync at the end waits for the rest."""
+    """Have the disk begin with a large file now, beside what is computed next, so that the last sync waits less."""
     if file.tell() >= MIB and hasattr(os, "posix_fadvise"):
         file.flush()
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -10,8 +10,8 @@ from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
 from sedarchive.leaves import Leaf, Scope
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.sweeps.gram_sweep import StoredGrams
 from sedarchive.sweeps.spectra_sweep import matrix_leaves
+from sedarchive.sweeps.stored_grams import StoredGrams
 from sedarchive.tables import Database
 
 Columns = dict[str, Any]

@@ -25,8 +25,9 @@ from sedarchive.plan.tasks import SpectraPlan, SweepPlan
 from sedarchive.render import counted
 from sedarchive.sizes import MIB, format_size
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
-from sedarchive.sweeps.gram_sweep import GramOptions, GramOutcome, StoredGrams, gram_key, plan_gram_sweep, sweep_gram
+from sedarchive.sweeps.gram_sweep import GramOutcome, plan_gram_sweep, sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, plan_spectra_sweep
+from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.tables import Database
 
 

@@ -29,7 +29,7 @@ from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
 from sedarchive.nulls import NullBands, NullCache, effective_dimension
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.sweeps.gram_sweep import StoredGrams, UpdateCounts
+from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 from sedarchive.windows import WindowSeries, update_series, window_series
 

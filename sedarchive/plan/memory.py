@@ -12,13 +12,10 @@ _INGEST_COPIES = 3
 """Of a slab in ingest: as read, and the chunk with its encoded form."""
 _CODEC_COPIES = 3
 """Of a chunk that Zarr reads: encoded, decoded, and in the region asked for."""
+_WORKER = 6 * MIB
+"""Of a thread, whatever it does: the buffers of BLAS, its stack; measured."""
 _SPECTRA_BLOCK = 2**21
 """Float64 numbers of a matrix that its Gram matrix, or its QR decomposition, takes at a time."""
-
-
-def with_allocator(working: int) -> int:
-    """Memory of one worker as the system sees it: measured, with BLAS's buffers and the holes between what is freed."""
-    return working + working // 10 + 6 * MIB
 
 
 def copies_bytes(slab_bytes: int, n_steps: int) -> int:
@@ -47,7 +44,8 @@ def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int 
         reading = 3 * layout.chunk_bytes if n_rows < layout.grid.slab_rows else 0
     # the sums of a block grow while its tiles, up to twice as wide as a band, and one product are alive
     sums = gram_result_bytes(layout, n_steps, band) + 4 * products_bytes(n_steps, band)
-    return held + part + reading + sums + _gram_scratch_bytes(n_steps)
+    needed = held + part + reading + sums + _gram_scratch_bytes(n_steps)
+    return needed + needed // 10 + _WORKER  # a tenth lies in holes between sums that wait; measured
 
 
 def _gram_scratch_bytes(n_steps: int) -> int:
@@ -65,7 +63,7 @@ def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
         reading = held + 2 * 10 * layout.chunk_bytes
     else:
         reading = layout.chunk_bytes * (layout.grid.steps - n_steps) // layout.grid.steps
-    return held + part + reading + max((_decomposition_bytes(m, n) for m, n in matrix.shapes), default=0)
+    return held + part + reading + max((_decomposition_bytes(m, n) for m, n in matrix.shapes), default=0) + _WORKER
 
 
 def _decomposition_bytes(m: int, n: int) -> int:

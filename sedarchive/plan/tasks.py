@@ -19,7 +19,6 @@ from sedarchive.plan.memory import (
     gram_block_bytes,
     gram_result_bytes,
     spectra_block_bytes,
-    with_allocator,
 )
 from sedarchive.sizes import MIB, format_size
 
@@ -146,7 +145,7 @@ class _GramSize:
         while n_rows > 1 and self._working(layout, n_rows) > self.max_mem // BLOCKS_AT_ONCE:
             n_rows = ceil(n_rows / 2)
         waiting = (RESULTS_HELD + 1) * gram_result_bytes(layout, self.n_steps, self.band)
-        needed = with_allocator(self._working(layout, n_rows) + waiting)
+        needed = self._working(layout, n_rows) + waiting
         # the margin is for the results of tasks that hold several blocks
         _check_fits(layout.tensor, f"one row at {self.n_steps} steps", needed + needed // 8, self.max_mem)
         return n_rows
@@ -184,8 +183,7 @@ def _at_once(tasks: Sequence[_TaskMemory], workers: int) -> int:
     ahead = RESULTS_HELD * workers
     windows = (tasks[start : start + ahead] for start in range(max(len(tasks) - ahead, 0) + 1))
     return max(
-        sum(with_allocator(task.working) for task in nlargest(workers, window, key=lambda task: task.working))
-        + sum(task.result for task in window)
+        sum(nlargest(workers, (task.working for task in window))) + sum(task.result for task in window)
         for window in windows
     )
 
@@ -243,7 +241,7 @@ def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
     held = matrix.layout.grid.steps
     while held > 1 and spectra_block_bytes(matrix, held) > max_mem // BLOCKS_AT_ONCE:
         held = ceil(held / 2)
-    _check_fits(matrix.layout.tensor, "one step", with_allocator(spectra_block_bytes(matrix, held)), max_mem)
+    _check_fits(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held), max_mem)
     return held
 
 

@@ -18,8 +18,9 @@ from sedarchive.archive import Archive
 from sedarchive.cluster import sweep_executor
 from sedarchive.executor import Executor, one_blas_thread
 from sedarchive.sizes import parse_size
-from sedarchive.sweeps.gram_sweep import GramOptions, sweep_gram
+from sedarchive.sweeps.gram_sweep import sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, sweep_spectra
+from sedarchive.sweeps.stored_grams import GramOptions
 
 WORKERS = 2
 MAX_MEM = parse_size("2GB")

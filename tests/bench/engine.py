@@ -14,8 +14,9 @@ from sedarchive.leaves import resolve_scopes
 from sedarchive.sizes import parse_size
 from sedarchive.spectra import matrix_stats
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
-from sedarchive.sweeps.gram_sweep import GramOptions, StoredGrams, gram_key, sweep_gram
+from sedarchive.sweeps.gram_sweep import sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
+from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.windows import window_series
 
 

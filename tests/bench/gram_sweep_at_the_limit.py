@@ -32,7 +32,8 @@ from sedarchive.archive.plainchunks import ReusedMemory
 from sedarchive.executor import one_blas_thread
 from sedarchive.sizes import parse_size
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep
+from sedarchive.sweeps.gram_sweep import plan_gram_sweep
+from sedarchive.sweeps.stored_grams import GramOptions
 
 MAX_MEM = "2GB"
 WIDTHS = (1024, 2048, 4096, 8192, 16_384)

@@ -20,8 +20,9 @@ from workload import FULL, GPT2, GPT2_QUICK, LONG, QUICK, history, torch_copy
 from sedarchive.cli.app import app
 from sedarchive.errors import MemoryBudgetError
 from sedarchive.sizes import parse_size
-from sedarchive.sweeps.gram_sweep import GramOptions, plan_gram_sweep
+from sedarchive.sweeps.gram_sweep import plan_gram_sweep
 from sedarchive.sweeps.spectra_sweep import plan_spectra_sweep
+from sedarchive.sweeps.stored_grams import GramOptions
 
 LIMITS = ("512MB", "2GB")
 WORKERS = len(os.sched_getaffinity(0))

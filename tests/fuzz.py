@@ -1,0 +1,149 @@
+"""Mutations of files that are read: what comes out is a result or an error of sedarchive, soon, and nothing else.
+
+Run the full count with ``python -m pytest -m campaign tests/test_fuzz.py``.
+"""
+
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 10
+"""No case may take longer: most take a millisecond."""
+MEMORY = 1024 * 2**20
+"""No case may raise the peak by more."""
+_INTERESTING = [b"\x00", b"\xff", b"\x80", b"{", b"}", b"[", b"]", b'"', b",", b":", b"-1", b"1e999", b"NaN", b"\n"]
+_INTERESTING += [n.to_bytes(8, "little", signed=False) for n in (0, 1, 2**31 - 1, 2**32, 2**63 - 1, 2**64 - 1)]
+_INTERESTING += [b"..", b"/", b"\\", b"cos\nsystem\n", b"R", b"(", b".", b"q\x00", b"h\x00", b"\x8a\xff"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files to damage one of, and how they are read."""
+
+    name: str
+    write: Callable[[Path], Path]
+    """Writes valid files into a folder; returns the one to damage."""
+    read: Callable[[Path], object]
+    """Reads what stands in the folder."""
+
+
+def mutated(data: bytes, choose: random.Random) -> bytes:
+    """Return the bytes with one to four things wrong; more often near the start, where headers are."""
+    for _ in range(choose.choice((1, 1, 2, 4))):
+        data = choose.choice((_flip, _overwrite, _insert, _delete, _repeat, _cut, _swap))(data, choose)
+    return data
+
+
+def _at(data: bytes, choose: random.Random) -> int:
+    limit = min(len(data), choose.choice((16, 256, 2048, len(data))))
+    return choose.randrange(limit + 1) if limit else 0
+
+
+def _flip(data: bytes, choose: random.Random) -> bytes:
+    at = min(_at(data, choose), len(data) - 1)
+    return data[:at] + bytes([data[at] ^ (1 << choose.randrange(8))]) + data[at + 1 :] if data else data
+
+
+def _overwrite(data: bytes, choose: random.Random) -> bytes:
+    at, new = _at(data, choose), choose.choice(_INTERESTING)
+    return data[:at] + new + data[at + len(new) :]
+
+
+def _insert(data: bytes, choose: random.Random) -> bytes:
+    at = _at(data, choose)
+    return data[:at] + choose.choice(_INTERESTING) * choose.choice((1, 1, 3, 1000)) + data[at:]
+
+
+def _delete(data: bytes, choose: random.Random) -> bytes:
+    at = _at(data, choose)
+    return data[:at] + data[at + choose.choice((1, 2, 8, 100)) :]
+
+
+def _repeat(data: bytes, choose: random.Random) -> bytes:
+    at, length = _at(data, choose), choose.choice((1, 8, 64, 512))
+    return data[:at] + data[at : at + length] * choose.choice((2, 3, 50)) + data[at + length :]
+
+
+def _cut(data: bytes, choose: random.Random) -> bytes:
+    return data[: _at(data, choose)]
+
+
+def _swap(data: bytes, choose: random.Random) -> bytes:
+    a, b = sorted((_at(data, choose), _at(data, choose)))
+    return data[:a] + data[b : b + 16] + data[a + 16 : b] + data[a : a + 16] + data[b + 16 :]
+
+
+class TooSlowError(BaseException):
+    """A case ran out of time; no reader may catch it."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer."""
+
+    def stop(*_: object) -> None:
+        raise TooSlowError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass
+class Outcome:
+    """What some cases came to."""
+
+    cases: int = 0
+    refused: int = 0
+    slowest: float = 0.0
+    peak: int = 0
+
+
+def attack(target: Target, folder: Path, seeds: range, allowed: type[Exception]) -> Outcome:
+    """Damage the target's file anew for every seed and read it.
+
+    Raises
+    ------
+    AssertionError
+        At the first case that raises another error, takes too long, or changes a file; the message names its seed.
+    """
+    victim = target.write(folder)
+    valid = victim.read_bytes()
+    target.read(folder)
+    outcome = Outcome()
+    standing = _listing(folder)
+    before = _peak()
+    for seed in seeds:
+        victim.write_bytes(mutated(valid, random.Random(f"{target.name} {seed}")))
+        start = time.perf_counter()
+        try:
+            with within(SECONDS):
+                target.read(folder)
+        except BaseException as error:
+            names_it = isinstance(error, allowed) and (folder.name in str(error) or victim.name in str(error))
+            if not names_it:
+                raise AssertionError(f"{target.name}, seed {seed}: {type(error).__name__}: {error}") from error
+            outcome.refused += 1
+        outcome.slowest = max(outcome.slowest, time.perf_counter() - start)
+        outcome.cases += 1
+    assert _listing(folder) == standing, f"{target.name}: files appeared or vanished"
+    outcome.peak = _peak() - before
+    assert outcome.peak < MEMORY, f"{target.name}: {outcome.peak} bytes more memory"
+    return outcome
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
