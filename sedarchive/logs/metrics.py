@@ -1,18 +1,25 @@
 """Metrics of a run from its log files, under canonical names."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sedarchive.history import Finding, Metric
-from sedarchive.logs.names import canonical_names
-from sedarchive.logs.rows import Row, read_rows
+from sedarchive.logs.formats import TEXT_SUFFIXES, read_rows
+from sedarchive.logs.names import CANONICAL, NO_ALIASES, Aliases, canonical_names
+from sedarchive.logs.rows import STEP_NAMES, Row
+from sedarchive.logs.sessions import Sessions
+from sedarchive.logs.textlogs import TRAINERS
 
-_STEP_NAMES = ("step", "global_step", "iter", "iter_num", "iteration", "_step")
 _SPLIT_NAMES = ("split", "phase")
-_BOOKKEEPING = frozenset({*_STEP_NAMES, *_SPLIT_NAMES})
+_BOOKKEEPING = frozenset({"", *STEP_NAMES, *_SPLIT_NAMES, "_runtime", "_timestamp", "_wandb"})
+_VALUE_LIMIT = 2_000_000
+_NAME_LIMIT = 2_000  # each becomes a series of its own in the archive
+_ROUNDING, _PRINTED_ROUNDING = 1e-6, 1e-3
+"""Relative difference of one number in two logs: event files hold float32, text logs a few digits."""
 
 
 @dataclass
@@ -25,6 +32,7 @@ class _Log:
     stepless: int = 0
     not_numbers: int = 0
     not_finite: int = 0
+    superseded: int = 0
     problem: str = ""
 
     def add(self, row: Row | None) -> None:
@@ -59,26 +67,35 @@ class _Log:
             "rows without a step": self.stepless,
             "values that are not numbers": self.not_numbers,
             "values that are not finite": self.not_finite,
+            "values of steps that a later session logs again": self.superseded,
         }
         if any(counts.values()):
             words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
             found.append(Finding("skipped_log_values", "info", f"{self.path}: skipped {words}"))
+        elif not self.values and not self.problem:
+            known = f"; the trainers known are {', '.join(TRAINERS)}" if _is_text(self.path) else ""
+            found.append(Finding("no_log_values", "info", f"{self.path}: it holds no number with its step{known}"))
         if n_conflicts:
             detail = f"{self.path}: {n_conflicts} values differ from ones read before for the same step; the first stay"
             found.append(Finding("conflicting_log_values", "info", detail))
         return found
 
 
-def read_metrics(logs: Sequence[Path], root: Path) -> tuple[tuple[Metric, ...], tuple[Finding, ...]]:
+def read_metrics(
+    logs: Sequence[Path], root: Path, aliases: Aliases = NO_ALIASES
+) -> tuple[tuple[Metric, ...], tuple[Finding, ...]]:
     """Metrics of a run.
 
     Parameters
     ----------
     logs
-        Log files (JSON lines, CSV, ``trainer_state.json``), newest first: the first value of a name and
-        step stays, later files fill what is missing.
+        Log files, newest first: the first value of a name and step stays, later files fill what is missing. Of the
+        sessions of one logger (TensorBoard's files, wandb's and MLflow's runs) an older one counts up to the first
+        step of the newer one, as the training that was resumed there did.
     root
         Folder of the run, to which the metrics' sources are relative.
+    aliases
+        Names of the user's own for names in logs.
 
     Returns
     -------
@@ -89,37 +106,73 @@ def read_metrics(logs: Sequence[Path], root: Path) -> tuple[tuple[Metric, ...], 
     """
     first: dict[tuple[str, int], Metric] = {}
     findings: list[Finding] = []
+    sessions = Sessions()
     for path in logs:
-        log = _read(path)
-        findings += log.findings(_merge(log, path, root, first))
-    return tuple(first[key] for key in sorted(first)), tuple(findings)
+        log = _read(path, root, _VALUE_LIMIT - len(first))
+        sessions.enter(path)
+        n_conflicts = _merge(log, root, aliases, sessions, first)
+        findings += log.findings(n_conflicts)
+    kept = _few_names(first, findings)
+    return tuple(first[key] for key in sorted(first) if key[0] in kept), tuple(findings)
 
 
-def _read(path: Path) -> _Log:
+def _few_names(first: Mapping[tuple[str, int], Metric], findings: list[Finding]) -> frozenset[str]:
+    """Names to keep: all, or the canonical ones and as many others as there is room for."""
+    names = sorted(dict.fromkeys(name for name, _ in first), key=lambda name: name not in CANONICAL)
+    if len(names) > _NAME_LIMIT:
+        detail = (
+            f"the logs hold {len(names)} different metrics; {_NAME_LIMIT} are kept, {names[_NAME_LIMIT][:80]!r} is not"
+        )
+        findings.append(Finding("many_metrics", "warning", detail))
+    return frozenset(names[:_NAME_LIMIT])
+
+
+def _read(path: Path, root: Path, room: int) -> _Log:
     log = _Log(path)
     try:
-        for row in read_rows(path):
+        for row in read_rows(path, root.name):
             log.add(row)
+            if len(log.values) > room:
+                raise ValueError(f"the logs hold more than {_VALUE_LIMIT} values")
     except (OSError, ValueError, RecursionError) as error:
         log.problem = f"{type(error).__name__}: {error}"
     return log
 
 
-def _merge(log: _Log, path: Path, root: Path, first: dict[tuple[str, int], Metric]) -> int:
+def _merge(log: _Log, root: Path, aliases: Aliases, sessions: Sessions, first: dict[tuple[str, int], Metric]) -> int:
     """Add the values of one log where there is none yet; the number of contradictions."""
-    names = canonical_names(name for name, _, _ in log.values)
-    source = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    names = canonical_names((name for name, _, _ in log.values), aliases)
+    names = {raw: _writable(name) for raw, name in names.items()}
+    source = _writable(Path(os.path.relpath(log.path, root)).as_posix())
     n_conflicts = 0
     for raw, step, value in log.values:
+        if not sessions.admits(names[raw], step):
+            log.superseded += 1
+            continue
         metric = Metric(names[raw], step, value, source)
         kept = first.setdefault((metric.name, step), metric)
-        n_conflicts += kept.value != value
+        n_conflicts += not _agree(kept, metric)
     return n_conflicts
+
+
+def _agree(one: Metric, other: Metric) -> bool:
+    """Whether two values are the same number, as far as their logs keep it."""
+    printed = _is_text(Path(one.source)) or _is_text(Path(other.source))
+    return math.isclose(one.value, other.value, rel_tol=_PRINTED_ROUNDING if printed else _ROUNDING)
+
+
+def _writable(text: str) -> str:
+    """Text without what no database could hold: half characters and zeros."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() in TEXT_SUFFIXES
 
 
 def _step(row: Row) -> int | None:
     """Step of a row: a whole number from 0 that 64 bits hold."""
-    value = next((row[name] for name in _STEP_NAMES if name in row), None)
+    value = next((row[name] for name in STEP_NAMES if name in row), None)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < 2**63 else None

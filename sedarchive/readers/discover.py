@@ -11,6 +11,7 @@ from typing import Any
 from sedarchive.errors import HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.history import CheckpointSource, Finding, RunSource
 from sedarchive.readers.folder import has_standard_weights
+from sedarchive.readers.logfiles import find_logs
 from sedarchive.readers.steps import (
     WEIGHT_SUFFIXES,
     StepName,
@@ -21,7 +22,6 @@ from sedarchive.readers.steps import (
 )
 from sedarchive.sizes import MIB
 
-LOG_NAMES = ("metrics.jsonl", "log.jsonl", "metrics.csv", "trainer_state.json")
 _CONFIG_LIMIT = 16 * MIB
 _LOOKED_FOR = (
     "files .safetensors .pt .pth .bin .ckpt, or folders with such a file, with a step in the name "
@@ -182,13 +182,15 @@ class _Finder:
     def _run(self, folder: Path, draft: _Draft) -> RunSource:
         checkpoints, findings = _ordered(draft)
         config, problems = _config(folder, checkpoints[-1].path)
+        others = [other for other, draft in self._drafts.items() if draft.candidates]
+        logs, passed_over = find_logs(folder, [source.path for source in checkpoints], others)
         return RunSource(
             name=self._name(folder),
             folder=folder,
             checkpoints=checkpoints,
-            logs=_logs(folder, checkpoints),
+            logs=logs,
             config=config,
-            findings=(*findings, *problems),
+            findings=(*findings, *problems, *passed_over),
         )
 
     def _name(self, folder: Path) -> str:
@@ -238,13 +240,6 @@ def _ordered(draft: _Draft) -> tuple[tuple[CheckpointSource, ...], list[Finding]
             detail = f"{source.label} has the step of {kept.label}, which is kept; rename one if both are needed"
             findings.append(Finding("doubled_step", "warning", detail, step=source.step))
     return tuple(first.values()), findings
-
-
-def _logs(folder: Path, checkpoints: tuple[CheckpointSource, ...]) -> tuple[Path, ...]:
-    """List the logs, newest first: those of the run, then those inside its checkpoints from the last one back."""
-    inside = [source.path for source in reversed(checkpoints) if source.path.is_dir() and source.path != folder]
-    paths = [place / name for place in (folder, *inside) for name in LOG_NAMES]
-    return tuple(path for path in paths if path.is_file())
 
 
 def _config(folder: Path, last: Path) -> tuple[Mapping[str, Any], list[Finding]]:
