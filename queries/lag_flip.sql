@@ -3,6 +3,7 @@
 -- param feature = 'edge_ratio' | 'gap' | 'drift_speed' | 'pc1_share': column of windows that may lead
 -- param target = 'val_loss': metric in the logs
 -- param stamp = 'end' | 'centre': step that stands for a window: that of its last update, or its middle
+-- param align = 'exact' | 'nearest' | 'interpolate': logged value that a checkpoint gets, as in checkpoint_metrics
 -- param detrend = 'linear' | 'none': whether a straight line against step is taken out of both series first
 -- param peak = 'abs' | 'negative': the peak is the largest |r|, or the most negative r
 -- param max_lag integer: largest lag searched, in checkpoints (not set: half the run's largest window and 5 more)
@@ -15,7 +16,7 @@
 --   the sign flips between 10 and 20 updates in 42 % of runs. first_lag and last_lag bound what could be searched.
 --   status: no_target, too_few (fewer than 8 pairs at every lag), constant (a straight line), border (the peak lies at
 --   first_lag or last_lag: no peak; widen max_lag), wrong_sign (no negative r, under peak negative), irregular
---   (checkpoints unequally spaced), ok. Every lag: recipe lag_scan.
+--   (checkpoints unequally spaced), ok. Every lag, and what align does: recipe lag_scan.
 WITH
 choice AS (
     SELECT
@@ -23,6 +24,7 @@ choice AS (
         coalesce(getvariable('feature'), 'edge_ratio') AS feature,
         coalesce(getvariable('target'), 'val_loss') AS target,
         coalesce(getvariable('stamp'), 'end') AS stamp,
+        coalesce(getvariable('align'), 'exact') AS align,
         coalesce(getvariable('detrend'), 'linear') AS detrend,
         coalesce(getvariable('peak'), 'abs') AS peak,
         CAST(getvariable('max_lag') AS BIGINT) AS max_lag
@@ -55,14 +57,21 @@ targets AS (
         places.step,
         CASE
             WHEN later.step = earlier.step THEN earlier.value
+            WHEN choice.align = 'nearest' AND (places.step - earlier.step <= later.step - places.step) IS NOT false
+                THEN coalesce(earlier.value, later.value)
+            WHEN choice.align = 'nearest' THEN later.value
             ELSE earlier.value
                 + (later.value - earlier.value) * (places.step - earlier.step) / (later.step - earlier.step)
         END AS target_value
     FROM places
-    ASOF JOIN logged AS earlier ON places.run = earlier.run AND places.step >= earlier.step
-    ASOF JOIN logged AS later ON places.run = later.run AND places.step <= later.step
+    ASOF LEFT JOIN logged AS earlier ON places.run = earlier.run AND places.step >= earlier.step
+    ASOF LEFT JOIN logged AS later ON places.run = later.run AND places.step <= later.step
     CROSS JOIN choice
-    WHERE places.step = earlier.step OR choice.stamp = 'centre'
+    WHERE CASE choice.align
+        WHEN 'nearest' THEN coalesce(earlier.step, later.step) IS NOT NULL
+        WHEN 'interpolate' THEN earlier.step <= later.step
+        ELSE earlier.step <= later.step AND (places.step = earlier.step OR choice.stamp = 'centre')
+    END
 ),
 features AS (
     SELECT

@@ -4,6 +4,7 @@
 -- param feature = 'edge_ratio' | 'gap' | 'drift_speed' | 'pc1_share': column of windows that may lead
 -- param target = 'val_loss': metric in the logs
 -- param stamp = 'end' | 'centre': step that stands for a window: that of its last update, or its middle
+-- param align = 'exact' | 'nearest' | 'interpolate': logged value that a checkpoint gets, as in checkpoint_metrics
 -- param detrend = 'linear' | 'none': whether a straight line against step is taken out of both series first
 -- param max_lag integer: largest lag searched, in checkpoints (not set: half the window and 5 more)
 -- param run: only this run (not set: all runs)
@@ -12,10 +13,11 @@
 -- note: A positive lag means that the geometry leads: the feature at a checkpoint against the target lag checkpoints
 --   later. n counts the pairs, each line is fitted to the pairs of its own lag. Under stamp end a window of W updates
 --   answers W / 2 checkpoints late, which alone moves the peak by -W / 2; centre does not (there the target is
---   interpolated between logged steps; else it must be logged at the checkpoint). No p-value yet: neighbouring windows
---   share updates, and the largest of many lags is large by chance. status: no_target (the metric is not logged at
---   any checkpoint), too_few (fewer than 8 pairs), constant (a straight line), irregular (checkpoints unequally
---   spaced), ok.
+--   interpolated between logged steps). Under stamp end and align exact the metric must be logged at the checkpoint;
+--   how far nearest and interpolate reach is in the view checkpoint_metrics, column distance. No p-value yet:
+--   neighbouring windows share updates, and the largest of many lags is large by chance. status: no_target (the metric
+--   is not logged at any checkpoint), too_few (fewer than 8 pairs), constant (a straight line), irregular (checkpoints
+--   unequally spaced), ok.
 WITH
 choice AS (
     SELECT
@@ -24,6 +26,7 @@ choice AS (
         coalesce(getvariable('feature'), 'edge_ratio') AS feature,
         coalesce(getvariable('target'), 'val_loss') AS target,
         coalesce(getvariable('stamp'), 'end') AS stamp,
+        coalesce(getvariable('align'), 'exact') AS align,
         coalesce(getvariable('detrend'), 'linear') AS detrend,
         CAST(getvariable('max_lag') AS BIGINT) AS max_lag
 ),
@@ -55,14 +58,21 @@ targets AS (
         places.step,
         CASE
             WHEN later.step = earlier.step THEN earlier.value
+            WHEN choice.align = 'nearest' AND (places.step - earlier.step <= later.step - places.step) IS NOT false
+                THEN coalesce(earlier.value, later.value)
+            WHEN choice.align = 'nearest' THEN later.value
             ELSE earlier.value
                 + (later.value - earlier.value) * (places.step - earlier.step) / (later.step - earlier.step)
         END AS target_value
     FROM places
-    ASOF JOIN logged AS earlier ON places.run = earlier.run AND places.step >= earlier.step
-    ASOF JOIN logged AS later ON places.run = later.run AND places.step <= later.step
+    ASOF LEFT JOIN logged AS earlier ON places.run = earlier.run AND places.step >= earlier.step
+    ASOF LEFT JOIN logged AS later ON places.run = later.run AND places.step <= later.step
     CROSS JOIN choice
-    WHERE places.step = earlier.step OR choice.stamp = 'centre'
+    WHERE CASE choice.align
+        WHEN 'nearest' THEN coalesce(earlier.step, later.step) IS NOT NULL
+        WHEN 'interpolate' THEN earlier.step <= later.step
+        ELSE earlier.step <= later.step AND (places.step = earlier.step OR choice.stamp = 'centre')
+    END
 ),
 features AS (
     SELECT

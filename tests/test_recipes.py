@@ -72,9 +72,14 @@ def test_no_result_holds_nan(planted_db, name):
     assert not any(isinstance(value, float) and np.isnan(value) for value in values)
 
 
-def naive_scan(run, window_size, reach, stamp, detrend):
+def nearest(step, log_steps, losses):
+    return losses[min(range(len(log_steps)), key=lambda at: (abs(log_steps[at] - step), log_steps[at]))]
+
+
+def naive_scan(run, window_size, reach, stamp, detrend, align="exact"):
     """Lag to (r, n), by polynomial fits to explicit pairs."""
     log_steps, losses = planted.val_losses(run)
+    last = (run.n_checkpoints - 1) * planted.SPACING
     steps = planted.window_ends(run, window_size) * planted.SPACING
     if stamp == "centre":
         steps = steps - window_size * planted.SPACING // 2
@@ -83,8 +88,12 @@ def naive_scan(run, window_size, reach, stamp, detrend):
         pairs = []
         for step, value in zip(steps, planted.edge_ratios(run, window_size), strict=True):
             later = step + lag * planted.SPACING
-            is_logged = later in log_steps if stamp == "end" else log_steps[0] <= later <= log_steps[-1]
-            if is_logged:
+            is_logged = (
+                later in log_steps if (stamp, align) == ("end", "exact") else log_steps[0] <= later <= log_steps[-1]
+            )
+            if align == "nearest" and 0 <= later <= last:
+                pairs.append((step, value, later, nearest(later, log_steps, losses)))
+            elif align != "nearest" and is_logged:
                 pairs.append((step, value, later, np.interp(later, log_steps, losses)))
         at, x, later, y = np.array(pairs).T
         if detrend == "linear":
@@ -104,6 +113,19 @@ def test_every_lag_agrees_with_explicit_pairs(planted_db, name, window_size, sta
     assert [row["lag"] for row in rows] == list(expected)
     assert [row["n"] for row in rows] == [n for _, n in expected.values()]
     np.testing.assert_allclose([row["r"] for row in rows], [r for r, _ in expected.values()], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("align", ["nearest", "interpolate"])
+@pytest.mark.parametrize("stamp", ["end", "centre"])
+def test_the_metric_is_joined_by_the_rule_asked_for(planted_db, stamp, align):
+    [run] = [run for run in planted.LAG_RUNS if run.name == "sparse_log"]
+    rows = ask(planted_db, "lag_scan", run=run.name, window_size="5", stamp=stamp, align=align)
+    expected = naive_scan(run, 5, 8, stamp, "linear", align)
+    assert [row["n"] for row in rows] == [n for _, n in expected.values()]
+    np.testing.assert_allclose([row["r"] for row in rows], [r for r, _ in expected.values()], rtol=0, atol=1e-9)
+    strongest = max(rows, key=lambda row: abs(row["r"]))
+    [peak] = ask(planted_db, "lag_flip", run=run.name, stamp=stamp, align=align, max_lag="8")
+    assert (peak["peak_lag"], peak["r"]) == (strongest["lag"], strongest["r"])
 
 
 def peaks(db, run, **values):

@@ -21,6 +21,7 @@ CONTRACT = {
     "tensors": "run tensor shape dtype n_elements layer role kind tied_to skipped_reason",
     "matrices": "run matrix tensor layer role expert n_rows n_cols",
     "metrics": "run step name value source",
+    "checkpoint_metrics": "run step name value join_rule distance",
     "audit": "run step tensor check_name severity detail",
     "updates": "run scope step norm cos_previous zero_fraction quantization_noise status",
     "windows": "run scope window_size step step_first step_centre edge_ratio edge_k signal_rank signal_rank_mp "

@@ -59,8 +59,8 @@ COMMENT ON COLUMN checkpoints.checkpoint_index IS 'Place in the run, counted fro
 COMMENT ON COLUMN checkpoints.tokens IS 'Tokens seen in training until here [tokens]';
 COMMENT ON COLUMN checkpoints.source IS 'File or folder of the checkpoint [path]';
 COMMENT ON COLUMN checkpoints.digest IS 'SHA-256 over the names and digests of all tensors [hex]';
-COMMENT ON COLUMN checkpoints.lr IS 'Learning rate logged at this step [1/step]';
-COMMENT ON COLUMN checkpoints.weight_decay IS 'Weight decay coefficient logged at this step [1]';
+COMMENT ON COLUMN checkpoints.lr IS 'Learning rate at this step: logged, else that of the optimizer in the checkpoint [1/step]';
+COMMENT ON COLUMN checkpoints.weight_decay IS 'Weight decay coefficient at this step: logged, else that of the optimizer in the checkpoint [1]';
 
 CREATE TABLE tensors (
     run VARCHAR,
@@ -119,6 +119,68 @@ COMMENT ON COLUMN metrics.step IS 'Optimizer step of the log entry [steps]';
 COMMENT ON COLUMN metrics.name IS 'train_loss, val_loss, val_loss/NAME, train_acc, val_acc, lr, grad_norm, weight_decay, tokens, or the log''s own name [text]';
 COMMENT ON COLUMN metrics.value IS 'The number [unit of the metric]';
 COMMENT ON COLUMN metrics.source IS 'Log file, relative to the run''s folder [path]';
+
+-- Each logged metric at each checkpoint, by each rule: a query names the rule that it joins by.
+CREATE VIEW checkpoint_metrics AS
+WITH
+logged AS (
+    SELECT run, name, step, min_by(value, coalesce(source, '')) AS value
+    FROM metrics
+    WHERE isfinite(value)
+    GROUP BY run, name, step
+),
+wanted AS (
+    SELECT checkpoints.run, checkpoints.step, names.name
+    FROM checkpoints
+    JOIN (SELECT DISTINCT run, name FROM logged) AS names USING (run)
+),
+around AS (
+    SELECT
+        wanted.run,
+        wanted.step,
+        wanted.name,
+        earlier.value AS earlier_value,
+        later.value AS later_value,
+        wanted.step - earlier.step AS since,
+        later.step - wanted.step AS until
+    FROM wanted
+    ASOF LEFT JOIN logged AS earlier
+        ON wanted.run = earlier.run AND wanted.name = earlier.name AND wanted.step >= earlier.step
+    ASOF LEFT JOIN logged AS later
+        ON wanted.run = later.run AND wanted.name = later.name AND wanted.step <= later.step
+)
+SELECT run, step, name, earlier_value AS value, 'exact' AS join_rule, since AS distance
+FROM around
+WHERE since = 0
+UNION ALL
+SELECT
+    run,
+    step,
+    name,
+    CASE WHEN until IS NULL OR since <= until THEN earlier_value ELSE later_value END,
+    'nearest',
+    least(since, until)
+FROM around
+UNION ALL
+SELECT
+    run,
+    step,
+    name,
+    CASE
+        WHEN since = 0 THEN earlier_value
+        ELSE earlier_value + (later_value - earlier_value) * (since / (since + until))
+    END,
+    'interpolate',
+    least(since, until)
+FROM around
+WHERE since IS NOT NULL AND until IS NOT NULL;
+COMMENT ON VIEW checkpoint_metrics IS 'Logged metrics at the checkpoints, by three rules: always say WHERE join_rule = ...';
+COMMENT ON COLUMN checkpoint_metrics.run IS 'Run name [text]';
+COMMENT ON COLUMN checkpoint_metrics.step IS 'Optimizer step of the checkpoint [steps]';
+COMMENT ON COLUMN checkpoint_metrics.name IS 'Metric, as in metrics [text]';
+COMMENT ON COLUMN checkpoint_metrics.value IS 'The number by this rule [unit of the metric]';
+COMMENT ON COLUMN checkpoint_metrics.join_rule IS 'exact: logged at this step; nearest: at the nearest logged step, the earlier of two; interpolate: on the line between the logged steps before and after, never beyond them [text]';
+COMMENT ON COLUMN checkpoint_metrics.distance IS 'From the checkpoint to the nearest logged step [steps]';
 
 CREATE TABLE audit (
     run VARCHAR,
