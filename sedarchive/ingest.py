@@ -22,12 +22,13 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
-from sedarchive.logs import read_metrics
+from sedarchive.logs import Aliases, coverage_findings, read_metrics
 from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
+from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.render import counted
 from sedarchive.sizes import GIB, MIB, format_size
 
@@ -51,6 +52,8 @@ class IngestOptions:
     verify_sources: bool = False
     """Read every archived checkpoint's source again and compare its digest."""
     step_pattern: str | None = None
+    aliases: Aliases = field(default_factory=Aliases)
+    """The user's own names for logged metrics."""
 
 
 @dataclass
@@ -143,6 +146,8 @@ class RunIngest:
     def __init__(self, source: RunSource, writer: RunWriter, options: IngestOptions, report: RunReport) -> None:
         self._source, self._writer, self._options, self.report = source, writer, options, report
         self._executor = Executor(options.workers)
+        self._meta: Mapping[str, Any] = {}
+        self._optimizers: dict[int, Mapping[str, Any]] = {}
 
     def run(self, progress: Progress) -> None:
         """Check what is archived, add what is new, keep logs and findings."""
@@ -157,12 +162,27 @@ class RunIngest:
                 if opened:
                     slot = self._ingest_batch(opened, slot)
             progress(f"ingest {self._source.name}", total - len(queue), total)
-        metrics, findings = read_metrics(self._source.logs, self._source.folder)
+        self._keep_logs()
+
+    def _keep_logs(self) -> None:
+        """Read the logs and the settings of the training; what the logs lack is told, but not kept: it may come."""
+        source, before = self._source, self._writer.metrics()
+        metrics, findings = read_metrics(source.logs, source.folder, self._options.aliases)
+        labels = {checkpoint.step: checkpoint.label for checkpoint in source.checkpoints}
+        added, disagreements = checkpoint_settings(self._optimizers, labels, [*before, *metrics])
+        facts, problems = training_facts(source, self._meta)
         self.report.metrics = len(metrics)
-        self.report.findings += findings
-        if metrics:
-            self._writer.write_metrics(metrics)
-        self._writer.describe(self._source.config, self.report.findings)
+        self.report.findings += [*findings, *disagreements, *problems]
+        if metrics or added:
+            self._writer.write_metrics([*metrics, *added])
+        self._writer.describe(with_training(source.config, self._writer.config, facts), self.report.findings)
+        self.report.findings += coverage_findings(self._writer.steps, [*before, *metrics, *added])
+
+    def _note_settings(self, source: CheckpointSource, reader: CheckpointReader) -> None:
+        """Remember what a checkpoint says of its training."""
+        self._meta = reader.meta or self._meta
+        if "optimizer" in reader.meta:
+            self._optimizers[source.step] = reader.meta["optimizer"]
 
     def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
         """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
@@ -236,6 +256,7 @@ class RunIngest:
                 self._report_unreadable(source, error)
                 continue
             self.report.findings += [replace(found, step=source.step) for found in reader.findings]
+            self._note_settings(source, reader)
             opened.append(OpenedCheckpoint(source, reader, mark))
         return opened, []
 

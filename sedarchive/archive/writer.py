@@ -112,6 +112,20 @@ class RunWriter:
         """Folder that the run was first ingested from."""
         return str(self._record["source"])
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Config that is recorded so far."""
+        return dict(self._record["config"])
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps of all checkpoints, those written by this writer too, in order."""
+        return tuple(sorted(self._steps.values()))
+
+    def metrics(self) -> list[Metric]:
+        """Logged metrics that are recorded so far."""
+        return self._run.metrics()
+
     def describe(self, config: Mapping[str, Any], findings: Iterable[Finding]) -> None:
         """Record the config and what ingest noticed, beside what earlier ingests did."""
         known = self._record["findings"]

@@ -52,6 +52,9 @@ def ingest(
     verify_sources: Annotated[
         bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
     ] = False,
+    aliases: Annotated[
+        Path | None, typer.Option("--aliases", help="TOML file with names in your logs: val_loss = ['dev/nll'].")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be ingested; write nothing.")] = False,
     workers: WorkersOption = DEFAULT_WORKERS,
     max_mem: MaxMemOption = "512MB",
@@ -67,12 +70,16 @@ def ingest(
     from sedarchive.archive.store import CODECS
     from sedarchive.ingest import IngestOptions
     from sedarchive.ingest import ingest as ingest_paths
+    from sedarchive.logs import Aliases, read_aliases
     from sedarchive.preview import plan_ingest
 
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
-    options = IngestOptions(run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex)
     with handled(GOES_ON):
+        names = read_aliases(aliases) if aliases else Aliases()
+        options = IngestOptions(
+            run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex, names
+        )
         if dry_run:
             plans = plan_ingest(paths, options)
             if json_output:

@@ -9,6 +9,7 @@ from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
 from sedarchive.leaves import Leaf, Scope
+from sedarchive.logs import coverage_findings
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.spectra_sweep import matrix_leaves
 from sedarchive.sweeps.stored_grams import StoredGrams
@@ -33,7 +34,9 @@ def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str],
         "tensors": _tensor_rows(anatomy, findings),
         "matrices": _matrix_rows(anatomy),
         "metrics": _metric_rows(metrics),
-        "audit": audit_rows([*run.findings, *_history_findings(anatomy), *findings]),
+        "audit": audit_rows(
+            [*run.findings, *_history_findings(anatomy), *coverage_findings(run.steps, metrics), *findings]
+        ),
     }
     key = canonical_digest(tables)[:16]
     standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows

@@ -25,7 +25,7 @@ class CheckpointReader(Protocol):
     findings
         What was noticed: opaque globals in a pickle, optimizer state passed over, dropped entries.
     meta
-        Plain values beside the weights (``iter_num``, ``config`` and so on); {} where there are none.
+        Plain values beside the weights (``iter_num``, ``config``, settings of the ``optimizer``); {} without any.
     """
 
     @property

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from sedarchive.readers.byteranges import RandomAccessFile
 from sedarchive.readers.contents import Contents
@@ -22,6 +23,7 @@ from sedarchive.sizes import MIB, format_size
 _ENTRY_LIMIT = 2_000_000
 _EXPANSION, _EXPANSION_FREE = 100, 64 * MIB  # a compressed file may grow this many times, and this much in any case
 _LOCAL_HEADER = 30
+_OBJECT_LIMIT = MIB
 
 
 def parse_torchzip(file: RandomAccessFile, spool: Path | None) -> tuple[Contents, RandomAccessFile | None]:
@@ -41,6 +43,23 @@ def parse_torchzip(file: RandomAccessFile, spool: Path | None) -> tuple[Contents
         except BaseException:
             archive.discard_spool()
             raise
+
+
+def read_object(path: Path) -> Any:
+    """Object of a small zip file that holds no weights, as :mod:`sedarchive.readers.unpickle` leaves it.
+
+    Raises
+    ------
+    UnreadableCheckpointError, UnsafeCheckpointError
+        As :func:`parse_torchzip`.
+    """
+    file = RandomAccessFile(path)
+    try:
+        with reading(path), os.fdopen(file.duplicate(), "rb") as handle, zipfile.ZipFile(handle) as directory:
+            archive = _Archive(file, directory, None)
+            return interpret_bytes(archive.small("data.pkl", _OBJECT_LIMIT), TorchPickle(path).rules())
+    finally:
+        file.close()
 
 
 def _parse(path: Path, archive: "_Archive") -> Contents:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sedarchive.history import Finding
+from sedarchive.readers.optimizer import optimizer_settings
 from sedarchive.readers.torchobjects import StoredTensor
 from sedarchive.readers.unpickle import Opaque
 
@@ -215,11 +216,13 @@ def _describe(root: Any) -> str:
 
 
 def _meta(items: Mapping[Any, Any]) -> dict[str, Any]:
-    """Plain values among the known keys of the top level."""
+    """Plain values among the known keys of the top level, and the settings of the optimizer."""
     found = {key: items[key] for key in _META_KEYS if items.get(key) is not None}
     scalars = {key: value for key, value in found.items() if _is_plain(value) or _is_scalar(value)}
     plain = _Plain()
-    return scalars | {key: values for key in _META_MAPS if (values := plain.values(items.get(key), 0))}
+    settings = optimizer_settings(items, as_mapping)
+    maps = {key: values for key in _META_MAPS if (values := plain.values(items.get(key), 0))}
+    return scalars | maps | ({"optimizer": settings} if settings else {})
 
 
 def _is_scalar(value: Any) -> bool:
