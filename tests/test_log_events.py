@@ -2,7 +2,9 @@
 
 import random
 import struct
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sedarchive.logs import read_metrics
@@ -47,16 +49,16 @@ def test_scalars_of_an_event_file_become_metrics(tmp_path):
 @pytest.mark.parametrize(
     ("body", "value"),
     [
-        (field(1, 1) + field(2, b"") + single(6, 2.5), 2.5),
-        (field(1, 1) + field(6, struct.pack("<f", 2.5)), 2.5),
+        (field(1, 1) + field(2, b"") + single(5, 2.5), 2.5),
+        (field(1, 1) + field(5, struct.pack("<f", 2.5)), 2.5),
         (field(1, 1) + field(4, struct.pack("<f", 2.5)), 2.5),
-        (field(1, 2) + field(7, struct.pack("<d", 0.1)), 0.1),
-        (field(1, 2) + field(7, 0.1), 0.1),
+        (field(1, 2) + field(6, struct.pack("<d", 0.1)), 0.1),
+        (field(1, 2) + field(6, 0.1), 0.1),
         (field(1, 2) + field(4, struct.pack("<d", 0.1)), 0.1),
-        (field(1, 3) + field(8, 7), 7.0),
+        (field(1, 3) + field(7, 7), 7.0),
         (field(1, 9) + field(10, varint(-7)), -7.0),
-        (field(1, 19) + field(5, 0x3C00), 1.0),
-        (field(1, 1) + field(2, field(2, field(1, 1))) + single(6, 2.5), 2.5),
+        (field(1, 19) + field(13, 0x3C00), 1.0),
+        (field(1, 1) + field(2, field(2, field(1, 1))) + single(5, 2.5), 2.5),
     ],
 )
 def test_a_tensor_of_one_number_is_a_scalar(tmp_path, body, value):
@@ -67,18 +69,34 @@ def test_a_tensor_of_one_number_is_a_scalar(tmp_path, body, value):
 @pytest.mark.parametrize(
     "body",
     [
-        field(1, 1) + field(2, field(2, field(1, 2))) + field(6, struct.pack("<ff", 1, 2)),
+        field(1, 1) + field(2, field(2, field(1, 2))) + field(5, struct.pack("<ff", 1, 2)),
         field(1, 1) + field(4, b"\0" * 12),
         field(1, 7) + field(8, "text"),
         field(1, 1),
         b"",
-        field(1, 1) + field(2, field(3, 1)) + single(6, 2.5),
+        field(1, 1) + field(2, field(3, 1)) + single(5, 2.5),
     ],
 )
 def test_other_tensors_are_no_scalars(tmp_path, body):
     path = write_events(tmp_path / NAME, event(3, tensor("x", body), simple("loss", 1.0)))
     metrics, findings = read(path)
     assert (table(metrics), findings) == ({("train_loss", 3): 1.0}, ())
+
+
+GOLDEN = Path(__file__).parent / "golden" / "events.out.tfevents.1795332812.host"
+
+
+def test_what_tensorboard_itself_wrote_is_read():
+    """Written by ``SummaryWriter`` of torch 2.13 and by TensorBoard 2.21's own messages, both styles of scalars."""
+    metrics, findings = read(GOLDEN)
+    single = [float(np.float32(3 - step / 100)) for step in (0, 10, 20)]
+    assert table(metrics) == {
+        ("train_loss", 0): single[0], ("train_loss", 10): single[1], ("train_loss", 20): single[2],
+        ("val_loss", 0): 3.5, ("val_loss", 10): 3.25, ("val_loss", 20): 3.0, ("double", 10): 0.1,
+        ("content", 30): 0.25, ("content/double", 30): 0.1, ("int32", 30): -3.0, ("int64", 30): -(2.0**40),
+        ("half", 30): 1.5, ("vector of one", 30): 7.0, ("zero", 30): 0.0,
+    }  # fmt: skip
+    assert findings == ()
 
 
 def test_histograms_images_and_graphs_are_passed_over(tmp_path):
@@ -172,7 +190,7 @@ def test_noise_is_a_finding(tmp_path):
 
 def test_any_mutation_gives_rows_or_a_value_error(tmp_path):
     path = write_events(
-        tmp_path / NAME, *(event(step, tensor("loss", field(1, 2) + field(7, 0.5))) for step in range(4))
+        tmp_path / NAME, *(event(step, tensor("loss", field(1, 2) + field(6, 0.5))) for step in range(4))
     )
     whole, draw = path.read_bytes(), random.Random(1)
     for _ in range(300):
@@ -182,7 +200,7 @@ def test_any_mutation_gives_rows_or_a_value_error(tmp_path):
         path.write_bytes(data)
         assert len(read(path)[0]) <= 4
     for _ in range(500):  # below the checksums
-        body = bytearray(event(1, tensor("loss", field(1, 2) + field(7, 0.5)), simple("a", 1.0)))
+        body = bytearray(event(1, tensor("loss", field(1, 2) + field(6, 0.5)), simple("a", 1.0)))
         for _ in range(draw.randint(1, 4)):
             body[draw.randrange(len(body))] = draw.randrange(256)
         write_events(path, bytes(body))

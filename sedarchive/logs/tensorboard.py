@@ -2,7 +2,7 @@
 
 Of the protocol buffers only the fields that a number needs are read:
 ``Event`` {2: step, 5: summary}, ``Summary`` {1: value}, ``Value`` {1: tag, 2: simple_value, 8: tensor},
-``TensorProto`` {1: dtype, 2: shape, 4: content, 5: half, 6: float, 7: double, 8: int, 10: int64},
+``TensorProto`` {1: dtype, 2: shape, 4: content, 5: float, 6: double, 7: int, 10: int64, 13: half},
 ``TensorShapeProto`` {2: dim {1: size}, 3: unknown rank}. Everything else is passed over by its length.
 """
 
@@ -18,7 +18,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TAG_LIMIT = 1024
 _LAYOUTS = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 19: "<e"}
 """Layout of a number by the tensor's dtype: float, double, int32, int64, half."""
-_NUMBERS = {1: 6, 2: 7, 3: 8, 9: 10, 19: 5}
+_NUMBERS = {1: 5, 2: 6, 3: 7, 9: 10, 19: 13}
 """Field that holds the numbers of a tensor, by its dtype, where they are not in its content."""
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "eval", "test"})
 
