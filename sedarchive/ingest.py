@@ -19,6 +19,7 @@ import numpy as np
 from sedarchive.archive import Archive, RunWriter
 from sedarchive.archive.run import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
 from sedarchive.archive.store import CheckedStore
+from sedarchive.audit import RunDigests, digest_evidence, runs_alike, tracks_of
 from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
@@ -94,7 +95,12 @@ def ingest(
     """
     sources, refused = find_sources(paths, options)
     with Archive.create_or_open(archive).writing("ingest") as store:
-        return refused + [_ingest_guarded(source, store, archive, options, progress) for source in sources]
+        runs: list[RunDigests] = []
+        reports = [_ingest_guarded(source, store, archive, options, progress, runs) for source in sources]
+    alike = runs_alike(runs)
+    for report in reports:
+        report.findings += alike.get(report.run, [])
+    return refused + reports
 
 
 def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[RunSource], list[RunReport]]:
@@ -129,12 +135,19 @@ def _same_name(first: RunSource, second: RunSource) -> str:
 
 
 def _ingest_guarded(
-    source: RunSource, store: CheckedStore, archive: Path, options: IngestOptions, progress: Progress
+    source: RunSource,
+    store: CheckedStore,
+    archive: Path,
+    options: IngestOptions,
+    progress: Progress,
+    runs: list[RunDigests],
 ) -> RunReport:
-    """One refused run never stops the others."""
+    """One refused run never stops the others; what was ingested is added to ``runs``."""
     report = RunReport(source.name, found=len(source.checkpoints), findings=list(source.findings))
     try:
-        RunIngest(source, RunWriter(store, archive, source.name, str(source.folder)), options, report).run(progress)
+        ingested = RunIngest(source, RunWriter(store, archive, source.name, str(source.folder)), options, report)
+        ingested.run(progress)
+        runs.append(ingested.audit())
     except (HistoryError, ArchiveError) as error:
         report.error = str(error)
     return report
@@ -148,6 +161,7 @@ class RunIngest:
         self._executor = Executor(options.workers)
         self._meta: Mapping[str, Any] = {}
         self._optimizers: dict[int, Mapping[str, Any]] = {}
+        self._commits = list(writer.commits)
 
     def run(self, progress: Progress) -> None:
         """Check what is archived, add what is new, keep logs and findings."""
@@ -183,6 +197,13 @@ class RunIngest:
         self._meta = reader.meta or self._meta
         if "optimizer" in reader.meta:
             self._optimizers[source.step] = reader.meta["optimizer"]
+
+    def audit(self) -> RunDigests:
+        """Report what the digests show; it is not recorded, since the commits say it."""
+        tracks = tracks_of(self._commits, self._writer.arrays)
+        self.report.findings += [evidence.finding for evidence in digest_evidence(tracks)]
+        digests = {commit.step: commit.digest for commit in self._commits}
+        return RunDigests(self._source.name, tracks.steps, tuple(digests[step] for step in tracks.steps))
 
     def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
         """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
@@ -274,6 +295,7 @@ class RunIngest:
                 self._writer.clear_up()
                 continue
             self._writer.commit(commits)
+            self._commits += commits
             self.report.added += len(commits)
             self.report.n_bytes += sum(checkpoint.n_bytes for checkpoint in opened)
             return slot + len(commits)

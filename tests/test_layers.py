@@ -15,7 +15,7 @@ LAYERS = [
     {"floats", "gram", "edge", "windows", "leaders", "nulls", "spectra", "tails", "leaves"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
-    {"executor", "cluster"},
+    {"executor", "cluster", "audit"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
     {"compute", "preview"},
     {"demo"},

@@ -126,7 +126,7 @@ def test_a_name_that_is_the_metric_s_own_is_not_taken_by_an_alias(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[aliases]", "nonsense", "[aliases]\nval_loss = 3", '[aliases]\nval_loss = "a"', 
+        "", "[aliases]", "nonsense", "[aliases]\nval_loss = 3", '[aliases]\nval_loss = "a"',
         "[aliases]\nval_loss = [1]", '[aliases]\na = ["x"]\nb = ["x"]', "aliases = 3", "\x00",
     ],
 )  # fmt: skip

@@ -87,6 +87,11 @@ class RunWriter:
         return self._run.commits
 
     @property
+    def arrays(self) -> Mapping[str, ArrayInfo]:
+        """Arrays of weights by path."""
+        return self._run.arrays
+
+    @property
     def next_slot(self) -> int:
         """First free slot.
 

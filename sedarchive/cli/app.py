@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from sedarchive import __version__
-from sedarchive.cli import archive_commands, demo_command, table_commands
+from sedarchive.cli import archive_commands, audit_command, demo_command, table_commands
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 4 nothing matched, 130 interrupted.\n\n"
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 findings under --strict, 4 nothing matched, 130 interrupted.\n\n"
     "Example: sedarchive ingest runs/ && sedarchive compute --window 10 && sedarchive query lag_flip"
 )
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.command()(table_commands.recipes)
 app.command()(table_commands.export)
 app.command()(table_commands.plot)
 app.command()(table_commands.explain)
+app.command()(audit_command.audit)
 app.command()(archive_commands.status)
 app.command()(archive_commands.verify)
 app.command()(archive_commands.restore)

@@ -18,7 +18,7 @@ from sedarchive.errors import (
 )
 from sedarchive.history import Finding
 
-DONE, FAILED, USAGE, NOTHING = 0, 1, 2, 4
+DONE, FAILED, USAGE, FINDINGS, NOTHING = 0, 1, 2, 3, 4
 
 ArchiveOption = Annotated[
     Path,
@@ -109,12 +109,16 @@ def say_findings(findings: Sequence[Finding], shown: int = 20) -> None:
     """Findings of severity warning and above, a line each."""
     worth = [finding for finding in findings if finding.severity != "info"]
     for finding in worth[:shown]:
-        place = ", ".join(
-            part for part in (f"step {finding.step}" if finding.step is not None else "", finding.tensor or "") if part
-        )
-        say(printable(f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"))
+        say(printable(finding_line(finding)))
     if len(worth) > shown:
         say(f"  and {len(worth) - shown} more; all are in the table audit")
+
+
+def finding_line(finding: Finding) -> str:
+    """One finding as a line."""
+    step = f"step {finding.step}" if finding.step is not None else ""
+    place = ", ".join(filter(None, [step, finding.tensor]))
+    return f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"
 
 
 @contextmanager

@@ -8,11 +8,9 @@ from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
-from sedarchive.leaves import Leaf, Scope
 from sedarchive.logs import coverage_findings
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.spectra_sweep import matrix_leaves
-from sedarchive.sweeps.stored_grams import StoredGrams
 from sedarchive.tables import Database
 
 Columns = dict[str, Any]
@@ -21,10 +19,13 @@ UNREADABLE = "unreadable"
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit")
 
 
-def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding]) -> None:
+def write_catalog(
+    database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding], audited: str
+) -> None:
     """Replace a run's rows in the six tables, in one transaction, unless they stand as they are.
 
-    ``info`` is what ``--runs-info`` says of the run; ``findings`` is what ``compute`` noticed.
+    ``info`` is what ``--runs-info`` says of the run; ``findings`` is what ``compute`` and the audit noticed, beside
+    what ingest did; ``audited`` is the key of what the audit read.
     """
     run = anatomy.run
     metrics = run.metrics()
@@ -34,16 +35,14 @@ def write_catalog(database: Database, anatomy: Anatomy, info: Mapping[str, str],
         "tensors": _tensor_rows(anatomy, findings),
         "matrices": _matrix_rows(anatomy),
         "metrics": _metric_rows(metrics),
-        "audit": audit_rows(
-            [*run.findings, *_history_findings(anatomy), *coverage_findings(run.steps, metrics), *findings]
-        ),
+        "audit": audit_rows([*run.findings, *coverage_findings(run.steps, metrics), *findings]),
     }
-    key = canonical_digest(tables)[:16]
+    key = canonical_digest([tables, audited])[:16]
     standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows
     if standing == [(key,)]:
         return
     now = datetime.now(UTC)
-    made = {"key": key, "versions": f"sedarchive {__version__}", "started": now, "finished": now}
+    made = {"key": key, "digests": audited, "versions": f"sedarchive {__version__}", "started": now, "finished": now}
     with database.transaction():
         for table, columns in tables.items():
             database.replace(table, {"run": run.name}, columns)
@@ -117,38 +116,10 @@ def audit_rows(findings: Sequence[Finding]) -> Columns:
     return {name: [getattr(finding, name) for finding in findings] for name in names}
 
 
-def sweep_findings(anatomy: Anatomy, stored: StoredGrams, leaves: Sequence[Leaf]) -> list[Finding]:
-    """What the counts of the Gram sweep show: values that are not finite."""
-    found = []
-    for leaf in leaves:
-        positions = list(anatomy.tensors[leaf.tensor].positions)
-        bad = stored.counts(Scope(leaf.name, (leaf,))).nonfinite[positions]
-        steps = [anatomy.run.steps[position] for position, count in zip(positions, bad, strict=True) if count]
-        if steps:
-            first = f"{int(bad[bad > 0][0])} of {leaf.n_elements} values"
-            detail = (
-                f"{first} of {leaf.name} are NaN or infinite at step {steps[0]}"
-                + (f" and {len(steps) - 1} later ones" if len(steps) > 1 else "")
-                + "; windows that hold these steps are NULL with status nonfinite"
-            )
-            found.append(Finding("nonfinite", "error", detail, steps[0], leaf.tensor))
-    return found
-
-
-def _history_findings(anatomy: Anatomy) -> list[Finding]:
-    """What the committed history itself shows: changes of dtype and shape, tensors that come and go."""
-    found = []
-    for tensor in anatomy.tensors.values():
-        first = anatomy.run.steps[tensor.positions[0]]
-        if len(tensor.dtypes) > 1:
-            detail = f"stored as {' then '.join(tensor.dtypes)}; updates across the border mix their rounding"
-            found.append(Finding("dtype_changed", "warning", detail, tensor=tensor.name))
-        if tensor.name != tensor.tensor:
-            shape = "x".join(map(str, tensor.spec.shape))
-            detail = f"from step {first} on its shape is {shape}; never differenced across, and left out of groups"
-            found.append(Finding("shape_changed", "warning", detail, first, tensor.tensor))
-        elif len(tensor.positions) < len(anatomy.run.commits):
-            missing = len(anatomy.run.commits) - len(tensor.positions)
-            detail = f"absent, or of another shape, at {missing} of {len(anatomy.run.commits)} checkpoints"
-            found.append(Finding("tensor_absent", "warning", detail, tensor=tensor.name))
-    return found
+def standing_findings(database: Database, run: str, audited: str, checks: Sequence[str]) -> list[Finding] | None:
+    """Findings of some checks as they stand in ``audit``; None if they were made from something else."""
+    sql = "SELECT digests FROM computations WHERE run = ? AND table_name = 'catalog'"
+    if database.rows(sql, [run]).rows != [(audited,)]:
+        return None
+    sql = "SELECT check_name, severity, detail, step, tensor FROM audit WHERE run = ?"
+    return [Finding(*row) for row in database.rows(sql, [run]).rows if row[0] in checks]

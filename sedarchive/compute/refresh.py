@@ -13,7 +13,8 @@ from pathlib import Path
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
-from sedarchive.compute.catalog import CATALOG, UNREADABLE, audit_rows, sweep_findings, write_catalog
+from sedarchive.compute.audits import Audit, across_runs, findings_of
+from sedarchive.compute.catalog import CATALOG, UNREADABLE, audit_rows, write_catalog
 from sedarchive.compute.requests import OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
@@ -125,7 +126,7 @@ def compute(
             plans = [_plan_run(parts, store, tables, options) for parts in anatomies]
         cluster = options.cluster if any(plan.reads_weights for plan in plans) else None
         with sweep_executor(cluster, options.executor) as sweeps:
-            job = _Job(store, open_database, options, requests, progress, sweeps)
+            job = _Job(store, open_database, options, requests, progress, sweeps, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
         return sorted(reports, key=lambda report: report.run)
 
@@ -232,6 +233,8 @@ class _Job:
     progress: Progress
     sweeps: Executor
     """Runs the sweeps; what else there is runs in this process."""
+    across: Mapping[str, Sequence[Finding]]
+    """What the runs have in common, by run."""
 
     def run_guarded(self, parts: Anatomy) -> RunComputed:
         """One run that cannot be computed never stops the others."""
@@ -251,7 +254,7 @@ class _Job:
         sizes = {size: size in self.requests.windows_with_null for size in self._inside_band(parts, report)}
         findings = tuple(report.findings)
         try:
-            self._refresh(parts, stored, sizes, report)
+            audit = self._refresh(parts, stored, sizes, report)
         except DamagedArchiveError:
             if not stored.discard_damaged():
                 raise
@@ -260,15 +263,16 @@ class _Job:
                 report.gram = self._sweep_gram(parts)  # derived: what was damaged is made again
             except MemoryBudgetError as error:  # of this run alone: the others were planned before
                 raise ArchiveError(str(error)) from error
-            self._refresh(parts, StoredGrams(parts, self.store, stored.key), sizes, report)
+            audit = self._refresh(parts, StoredGrams(parts, self.store, stored.key), sizes, report)
         if self.options.spectra:
-            self._refresh_spectra(parts, report)
+            self._refresh_spectra(parts, audit, report)
 
     def _sweep_gram(self, parts: Anatomy) -> GramOutcome:
         return sweep_gram(parts, self.store, self.options.gram, self.sweeps, self.progress)
 
-    def _refresh(self, parts: Anatomy, stored: StoredGrams, sizes: Mapping[int, bool], report: RunComputed) -> None:
-        """Bring catalog and windows up to date."""
+    def _refresh(self, parts: Anatomy, stored: StoredGrams, sizes: Mapping[int, bool], report: RunComputed) -> Audit:
+        """Bring catalog and windows up to date; return the audit that both hold."""
+        audit = Audit(parts, stored)
         unreadable = report.gram.failed
         scopes = {
             scope.name: scope.without(unreadable)
@@ -276,19 +280,23 @@ class _Job:
             for scope in resolve_scopes(name, parts.leaves)
         }
         report.findings += [Finding(UNREADABLE, "error", why, tensor=name) for name, why in unreadable.items()]
-        report.findings += sweep_findings(parts, stored, [leaf for leaf in parts.leaves if stored.is_done(leaf)])
-        self._write_catalog(parts, report)
+        with self.open_database() as database:
+            standing = audit.standing(database)
+        report.findings += findings_of(audit.numbers) if standing is None else standing
+        self._write_catalog(parts, audit, report)
         report.window_sets = refresh_windows(
             parts,
             stored,
+            audit,
             [scope for scope in scopes.values() if scope.leaves],
             sizes,
             self.open_database,
             self.options.executor,
             self.progress,
         )
+        return audit
 
-    def _refresh_spectra(self, parts: Anatomy, report: RunComputed) -> None:
+    def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
         report.spectra = refresh_spectra(
             parts, self.open_database, self.options.every, options, self.sweeps, self.progress
@@ -298,11 +306,13 @@ class _Job:
             report.findings += [
                 Finding("unreadable_spectra", "error", report.spectra.failed[name], tensor=name) for name in unreadable
             ]
-            self._write_catalog(parts, report)
+            self._write_catalog(parts, audit, report)
 
-    def _write_catalog(self, parts: Anatomy, report: RunComputed) -> None:
+    def _write_catalog(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
+        run = parts.run.name
+        findings = [*self.across.get(run, ()), *findings_of(audit.digests), *report.findings]
         with self.open_database() as database:
-            write_catalog(database, parts, self.requests.runs_info.get(parts.run.name, {}), report.findings)
+            write_catalog(database, parts, self.requests.runs_info.get(run, {}), findings, audit.key)
 
     def _inside_band(self, parts: Anatomy, report: RunComputed) -> list[int]:
         """Window sizes that the stored Gram matrices reach; of the others, those asked for now become a finding."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.audit import Evidence, marked
 from sedarchive.leaves import Scope
 from sedarchive.nulls import NullBands
 from sedarchive.sweeps.anatomy import Anatomy
@@ -25,6 +26,10 @@ class ScopeHistory:
     """Whether some tensor of the scope is missing (T,)."""
     dtype_border: NDArray[np.bool_]
     """Whether some tensor of the scope changed its dtype from checkpoint i to i + 1 (T - 1,)."""
+    duplicate: NDArray[np.bool_]
+    """Whether some tensor of the scope holds the bytes of another step (T,)."""
+    suspect: NDArray[np.bool_]
+    """Whether the audit doubts that the checkpoint is of this step (T,)."""
     incomplete: bool = False
     """Whether a tensor of the scope was left out, since it cannot be read."""
 
@@ -49,8 +54,8 @@ def unknown_bands(n_windows: int, size: int) -> NullBands:
     return NullBands(**{one.name: np.full((n_windows, *shapes.get(one.name, ())), np.nan) for one in fields(NullBands)})
 
 
-def scope_history(anatomy: Anatomy, scope: Scope) -> ScopeHistory:
-    """Steps, absences and dtype borders of a scope."""
+def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence] = ()) -> ScopeHistory:
+    """Steps, absences, dtype borders of a scope, and its checkpoints that the audit has marked."""
     n_steps = len(anatomy.run.commits)
     absent, border = np.zeros(n_steps, dtype=bool), np.zeros(max(n_steps - 1, 0), dtype=bool)
     for name in dict.fromkeys(leaf.tensor for leaf in scope.leaves):
@@ -61,7 +66,10 @@ def scope_history(anatomy: Anatomy, scope: Scope) -> ScopeHistory:
             known = anatomy.run.arrays
             dtypes = np.array([known[entry.array].spec.dtype if entry else "" for entry in stored])
             border |= dtypes[1:] != dtypes[:-1]
-    return ScopeHistory(np.array(anatomy.run.steps, dtype=np.int64), absent, border, scope.incomplete)
+    tensors = frozenset(anatomy.tensors[leaf.tensor].tensor for leaf in scope.leaves)
+    duplicate, suspect = marked(audit, "duplicate", tensors, n_steps), marked(audit, "suspect", tensors, n_steps)
+    steps = np.array(anatomy.run.steps, dtype=np.int64)
+    return ScopeHistory(steps, absent, border, duplicate, suspect, scope.incomplete)
 
 
 def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:
@@ -145,6 +153,8 @@ class _Spans:
     def __init__(self, history: ScopeHistory, last: NDArray[np.int64], size: int) -> None:
         self.absent = _any_inside(history.absent, last - size + 1, size + 1)
         self.border = _any_inside(history.dtype_border, last - size + 1, size)
+        self.duplicate = _any_inside(history.duplicate, last - size + 1, size + 1)
+        self.suspect = _any_inside(history.suspect, last - size + 1, size + 1)
         # the first update of a window has no predecessor in it
         self.irregular = _any_inside(history.irregular, last - size + 2, size - 1)
         self.incomplete = np.full(len(last), history.incomplete)
@@ -152,9 +162,16 @@ class _Spans:
     def status(self, numeric: NDArray[np.str_]) -> NDArray[np.str_]:
         """Status of each window: the gravest of what the numbers and the history say."""
         grave = np.isin(numeric, ["nonfinite", "zero"])
-        causes = [self.absent, grave, self.incomplete, self.border, numeric == "unresolved", self.irregular]
-        names: Sequence[Any] = ["absent", numeric, "incomplete", "dtype_changed", "unresolved", "irregular"]
-        return np.select(causes, names, "ok")
+        causes: dict[str, NDArray[np.bool_]] = {
+            "incomplete": self.incomplete,
+            "duplicate": self.duplicate,
+            "suspect": self.suspect,
+            "dtype_changed": self.border,
+            "unresolved": numeric == "unresolved",
+            "irregular": self.irregular,
+        }
+        names: list[Any] = ["absent", numeric, *causes]
+        return np.select([self.absent, grave, *causes.values()], names, "ok")
 
 
 def _any_inside(flags: NDArray[np.bool_], start: NDArray[np.int64], length: int) -> NDArray[np.bool_]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.audit import Evidence
+from sedarchive.compute.audits import Audit
 from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.compute.window_rows import (
@@ -33,7 +35,7 @@ from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 from sedarchive.windows import WindowSeries, update_series, window_series
 
-ALGORITHM = "windows-1"
+ALGORITHM = "windows-2"
 Pair = tuple[str, int]
 """(scope, window size); size 1 stands for single updates."""
 TABLES = ("updates", "windows", "window_sigmas")
@@ -57,6 +59,7 @@ class WindowTask:
 def refresh_windows(
     anatomy: Anatomy,
     stored: StoredGrams,
+    audit: Audit,
     scopes: Sequence[Scope],
     sizes: Mapping[int, bool],
     open_database: OpenDatabase,
@@ -65,8 +68,8 @@ def refresh_windows(
 ) -> int:
     """Derive the windows of a run that are missing or stale.
 
-    ``sizes`` says of each window size whether its null is sampled too. Returns the number of (scope, size) pairs
-    that were derived.
+    ``audit`` says which checkpoints are in doubt, ``sizes`` of each window size whether its null is sampled too.
+    Returns the number of (scope, size) pairs that were derived.
     """
     started = datetime.now(UTC)
     run = anatomy.run.name
@@ -76,7 +79,7 @@ def refresh_windows(
     if not work.keys and not work.obsolete:
         return 0
     tasks = [WindowTask(scope, work.sizes_of(scope), sizes) for scope in scopes if work.sizes_of(scope)]
-    rows = _derive(anatomy, stored, tasks, executor, progress)
+    rows = _derive(anatomy, stored, audit, tasks, executor, progress)
     nulls = null_rows(standing, executor)
     with open_database() as database, database.transaction():
         _remove_pairs(database, run, work)
@@ -130,13 +133,15 @@ def _pair_key(gram_key: str, scope: Scope, size: int, with_null: bool) -> str:
 def _derive(
     anatomy: Anatomy,
     stored: StoredGrams,
+    audit: Audit,
     tasks: Sequence[WindowTask],
     executor: Executor,
     progress: Progress,
 ) -> dict[str, Columns]:
     """Rows of the three tables for some scopes and sizes; a scope is one task."""
     parts: list[dict[str, Columns]] = []
-    function = partial(_derive_scope, anatomy, stored, NullCache())
+    evidence = audit.evidence if tasks else ()
+    function = partial(_derive_scope, anatomy, stored, evidence, NullCache())
     task_of = {task.scope: task for task in tasks}
     for batch in stored.in_batches([task.scope for task in tasks]):
         for found in executor.map(function, [(task_of[scope], gram) for scope, gram in batch]):
@@ -146,11 +151,16 @@ def _derive(
 
 
 def _derive_scope(
-    anatomy: Anatomy, stored: StoredGrams, cache: NullCache, job: tuple[WindowTask, Gram]
+    anatomy: Anatomy,
+    stored: StoredGrams,
+    evidence: Sequence[Evidence],
+    cache: NullCache,
+    job: tuple[WindowTask, Gram],
 ) -> list[dict[str, Columns]]:
     """Rows of one scope, for each of its sizes."""
     task, gram = job
-    series = _ScopeSeries(task.scope, gram, stored.counts(task.scope), scope_history(anatomy, task.scope), cache)
+    history = scope_history(anatomy, task.scope, evidence)
+    series = _ScopeSeries(task.scope, gram, stored.counts(task.scope), history, cache)
     return [
         {"updates": series.updates()} if size == 1 else series.windows(size, task.with_null.get(size, False))
         for size in task.sizes

@@ -1,0 +1,30 @@
+"""The audit: what a history shows to be duplicated, mislabelled, broken or rounded away, before it ruins a result.
+
+Two sources, no weights: the digests in the commit records (``repeats``, ``changes``, ``runs``), which are there right
+after ingest, and numbers per step from the stored Gram matrices (``motion``). Nothing here reads a file.
+"""
+
+from sedarchive.audit.changes import change_evidence, duplicate_evidence, spacing_evidence
+from sedarchive.audit.evidence import Evidence, marked
+from sedarchive.audit.repeats import repeat_evidence
+from sedarchive.audit.runs import RunDigests, runs_alike
+from sedarchive.audit.tracks import Tracks, tracks_of
+
+__all__ = [
+    "Evidence",
+    "RunDigests",
+    "Tracks",
+    "change_evidence",
+    "digest_evidence",
+    "duplicate_evidence",
+    "marked",
+    "repeat_evidence",
+    "runs_alike",
+    "spacing_evidence",
+    "tracks_of",
+]
+
+
+def digest_evidence(tracks: Tracks) -> list[Evidence]:
+    """Everything that the digests of one run show, without its tied parameters (which need the roles)."""
+    return [*repeat_evidence(tracks), *change_evidence(tracks), *spacing_evidence(tracks)]

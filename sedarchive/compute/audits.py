@@ -1,0 +1,189 @@
+"""The audit of stored runs: commit records and stored Gram matrices to the checks, and the checks to findings."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from sedarchive.archive import Archive, RunArchive
+from sedarchive.archive.records import canonical_digest
+from sedarchive.audit import Evidence, RunDigests, digest_evidence, duplicate_evidence, runs_alike, tracks_of
+from sedarchive.audit.motion import motion_of
+from sedarchive.audit.numbers import (
+    NUMBER_CHECKS,
+    Broken,
+    Part,
+    Rounding,
+    motion_evidence,
+    nonfinite_evidence,
+    rounding_evidence,
+)
+from sedarchive.compute.catalog import standing_findings
+from sedarchive.compute.requests import recorded_layout
+from sedarchive.errors import ArchiveError, DatabaseError
+from sedarchive.gram import Gram
+from sedarchive.history import Finding
+from sedarchive.leaves import Leaf, Scope
+from sedarchive.sizes import MIB
+from sedarchive.sweeps.anatomy import Anatomy, anatomy
+from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
+from sedarchive.tables import Database
+
+ALGORITHM = "audit-1"
+
+
+class Audit:
+    """Audit of one run, each part worked out once, when it is asked for."""
+
+    def __init__(self, parts: Anatomy, stored: StoredGrams) -> None:
+        self._parts, self._stored = parts, stored
+
+    @cached_property
+    def digests(self) -> list[Evidence]:
+        """What the digests show."""
+        run = self._parts.run
+        tracks = tracks_of(run.commits, run.arrays)
+        return [*digest_evidence(tracks), *duplicate_evidence(tracks, self._parts.tied_to)]
+
+    @cached_property
+    def leaves(self) -> list[Leaf]:
+        """Leaves whose Gram matrices are stored."""
+        return [leaf for leaf in self._parts.leaves if self._stored.is_done(leaf)] if self._stored.exists else []
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that :attr:`numbers` depend on."""
+        return canonical_digest([ALGORITHM, self._stored.key, [leaf.name for leaf in self.leaves]])[:16]
+
+    @cached_property
+    def numbers(self) -> list[Evidence]:
+        """What the numbers per step show; every stored Gram matrix is read once.
+
+        Raises
+        ------
+        DamagedArchiveError
+            If one cannot be read.
+        """
+        steps = self._parts.run.steps
+        whole = [leaf for leaf in self.leaves if leaf.complete]
+        motions = [(leaf, motion_of(gram)) for leaf, gram in self._grams(whole)]
+        parts = [Part(self._name(leaf), leaf.n_elements, motion) for leaf, motion in motions]
+        return [
+            *nonfinite_evidence(steps, [self._broken(leaf) for leaf in self.leaves]),
+            *motion_evidence(steps, parts, self.digests),
+            *(rounding_evidence(steps, self._rounding(whole, parts)) if parts else []),
+        ]
+
+    def standing(self, database: Database) -> list[Finding] | None:
+        """Findings on the numbers per step as they stand in the database; None if they were made from other numbers."""
+        found = standing_findings(database, self._parts.run.name, self.key, NUMBER_CHECKS)
+        known = findings_of(self.digests)  # a check may have both sources
+        return None if found is None else [finding for finding in found if finding not in known]
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """All of it."""
+        return [*self.digests, *self.numbers]
+
+    def _grams(self, leaves: Sequence[Leaf]) -> Iterable[tuple[Leaf, Gram]]:
+        leaf_of = {leaf.name: leaf for leaf in leaves}
+        for batch in self._stored.in_batches([Scope(leaf.name, (leaf,)) for leaf in leaves]):
+            yield from ((leaf_of[scope.name], gram) for scope, gram in batch)
+
+    def _name(self, leaf: Leaf) -> str:
+        """Name in the checkpoints of the tensor of a leaf."""
+        return self._parts.tensors[leaf.tensor].tensor
+
+    def _broken(self, leaf: Leaf) -> Broken:
+        counts = self._stored.counts(Scope(leaf.name, (leaf,))).nonfinite
+        present = np.isin(np.arange(len(counts)), self._parts.tensors[leaf.tensor].positions)
+        return Broken(leaf.name, self._name(leaf), leaf.n_elements, np.where(present, counts, 0.0))
+
+    def _rounding(self, leaves: Sequence[Leaf], parts: Sequence[Part]) -> Rounding:
+        counts = self._stored.counts(Scope("all", tuple(leaves)))
+        energy = sum((part.motion.energy for part in parts[1:]), parts[0].motion.energy)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            noise = np.where(energy > 0, (counts.rounding[1:] + counts.rounding[:-1]) / energy, np.nan)
+        dtypes = sorted({name for leaf in leaves for name in self._parts.tensors[leaf.tensor].dtypes})
+        return Rounding(noise, counts.zeros[1:] / sum(leaf.n_elements for leaf in leaves), tuple(dtypes))
+
+
+def findings_of(evidence: Iterable[Evidence]) -> list[Finding]:
+    """Findings of some evidence."""
+    return [one.finding for one in evidence]
+
+
+def across_runs(runs: Iterable[RunArchive]) -> dict[str, list[Finding]]:
+    """Findings on runs that hold each other's checkpoints, by run; damaged runs are left out."""
+    readable = []
+    for run in runs:
+        with suppress(ArchiveError):
+            readable.append(RunDigests(run.name, run.steps, tuple(commit.digest for commit in run.commits)))
+    return runs_alike(readable)
+
+
+@dataclass(frozen=True)
+class RunAudit:
+    """Everything that is known to be remarkable or wrong in one run."""
+
+    run: str
+    findings: tuple[Finding, ...]
+    unchecked: str | None = None
+    """Why the numbers per step were not checked; None if they were."""
+
+
+def audit_archive(archive: Path, database: Path, run: str | None = None) -> list[RunAudit]:
+    """Audit the runs of an archive: no weights are read.
+
+    Parameters
+    ----------
+    archive
+        The archive.
+    database
+        Its database, which says how Gram matrices were made; it need not exist.
+    run
+        Name of the only run to audit; None for all.
+
+    Raises
+    ------
+    UnknownNameError
+        If the archive has no such run.
+    ArchiveError
+        If the archive cannot be read.
+    """
+    opened = Archive(archive)
+    layout = _layout(database, opened.archive_id)
+    runs = opened.runs()
+    wanted = [opened.run(run).name] if run is not None else [one.name for one in runs]
+    across = across_runs(runs)
+    return [_audit_run(one, layout, across.get(one.name, [])) for one in runs if one.name in wanted]
+
+
+def _layout(database: Path, archive_id: str) -> Mapping[str, int]:
+    """Heads and band that ``compute`` was given, as far as the database says."""
+    if database.exists():
+        with suppress(DatabaseError), Database.read(database, archive_id) as tables:
+            return recorded_layout(tables)
+    return {}
+
+
+def _audit_run(run: RunArchive, layout: Mapping[str, int], across: list[Finding]) -> RunAudit:
+    """Audit one run; a damaged one is a finding."""
+    found = [*run.findings, *across]
+    try:
+        if not run.commits:
+            return RunAudit(run.name, tuple(found), "the run has no checkpoint")
+        parts = anatomy(run, layout.get("heads"), layout.get("kv_heads"))
+        options = GramOptions(MIB, layout.get("band"))
+        audit = Audit(parts, StoredGrams(parts, run.store, gram_key(parts, options)))
+        found += findings_of(audit.digests)
+        if not audit.leaves:
+            return RunAudit(run.name, tuple(found), "`sedarchive compute` has not been run since it grew")
+        found += findings_of(audit.numbers)
+    except ArchiveError as error:
+        found.append(Finding("unreadable", "error", str(error)))
+        return RunAudit(run.name, tuple(found), "the archive is damaged")
+    return RunAudit(run.name, tuple(found))
