@@ -138,6 +138,10 @@ class CheckpointSource:
     """File or folder name that gave the step."""
     path: Path
     """The file, or the folder of a sharded checkpoint."""
+    tokens: int | None = None
+    """Training tokens seen, where the name or a map of the user tells; rounded as it tells them."""
+    key: str | None = None
+    """Nested key of the file that holds the weights, where the user names one."""
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def test_a_folder_of_a_foreign_format_or_without_weights_is_refused_with_words(t
     with pytest.raises(UnreadableCheckpointError, match="no weights"):
         opened(tmp_path)
     (tmp_path / ".metadata").write_bytes(b"x")
-    with pytest.raises(UnreadableCheckpointError, match=r"torch\.distributed"):
+    with pytest.raises(UnreadableCheckpointError, match=r"\.metadata"):
         opened(tmp_path)
 
 

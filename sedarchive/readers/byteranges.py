@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +70,16 @@ class RandomAccessFile:
         except OSError as error:
             raise unreadable(self.path, f"byte {offset} cannot be read ({error.strerror})", "check the disk") from error
 
-    def duplicate(self) -> int:
-        """Return a second descriptor of the same open file."""
-        return os.dup(self._fd)
+    def stream(self) -> BinaryIO:
+        """Return a seekable stream over the file, at its first byte; the caller closes it."""
+        stream = os.fdopen(os.dup(self._fd), "rb")
+        stream.seek(0)
+        return stream
+
+    def identity(self) -> tuple[int, int, int, int]:
+        """Device, inode, size and time: equal for two openings of one unchanged file."""
+        state = os.fstat(self._fd)
+        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
     def close(self) -> None:
         """Close the file; later reads raise, never reach a reused descriptor."""

@@ -8,9 +8,22 @@ from typing import Any, Protocol, Self
 from numpy.typing import NDArray
 
 from sedarchive.history import CheckpointSource, Finding, TensorSpec
-from sedarchive.readers.byteranges import ByteView, RandomAccessFile
+from sedarchive.readers.byteranges import RandomAccessFile
 from sedarchive.readers.faults import unreadable
 from sedarchive.readers.names import clean_names
+
+
+class View(Protocol):
+    """Where the elements of one tensor stand, in one piece or in several."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def spec(self, name: str) -> TensorSpec: ...
+
+    def read_rows(self, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]: ...
 
 
 class CheckpointReader(Protocol):
@@ -56,7 +69,7 @@ class CheckpointReader(Protocol):
 class Contents:
     """A parsed checkpoint file: names as written, views of its bytes."""
 
-    tensors: Mapping[str, ByteView]
+    tensors: Mapping[str, View]
     ties: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)

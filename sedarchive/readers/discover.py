@@ -4,51 +4,45 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import HistoryError, NoCheckpointsError, SedarchiveError
-from sedarchive.history import CheckpointSource, Finding, RunSource
+from sedarchive.history import Finding, RunSource
+from sedarchive.readers.adapters import adapter_findings
+from sedarchive.readers.candidates import Candidate, Draft, ordered
 from sedarchive.readers.folder import has_standard_weights
+from sedarchive.readers.hub import hub_draft, hub_main, is_hub_repository
+from sedarchive.readers.layouts import find_layout
 from sedarchive.readers.logfiles import find_logs
+from sedarchive.readers.selection import Selection
 from sedarchive.readers.steps import (
+    FOREIGN_SUFFIXES,
     WEIGHT_SUFFIXES,
     StepName,
     compile_step_pattern,
     is_last_copy,
     is_weights_name,
-    step_in_name,
+    names_checkpoint,
 )
 from sedarchive.sizes import MIB
 
 _CONFIG_LIMIT = 16 * MIB
 _LOOKED_FOR = (
     "files .safetensors .pt .pth .bin .ckpt, or folders with such a file, with a step in the name "
-    "(step_100, checkpoint-100, ckpt_100, iter_100, model_00100); --step-regex reads other names"
+    "(step_100, checkpoint-100, ckpt_100, iter_100, model_00100), folders of torch.distributed.checkpoint or "
+    "DeepSpeed, and models in a Hugging Face cache; --step-regex and --steps-map read other names"
 )
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A checkpoint by its name, before its run is put in order."""
-
-    step: StepName
-    path: Path
-
-
-@dataclass
-class _Draft:
-    """What one folder holds, before it is known whether it is a run."""
-
-    candidates: list[_Candidate] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-
-def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = None) -> tuple[RunSource, ...]:
+def find_runs(
+    path: Path, *, run: str | None = None, step_pattern: str | None = None, selection: Selection | None = None
+) -> tuple[RunSource, ...]:
     """Find the runs below `path`, sorted by name.
 
-    A run is the folder that directly holds checkpoints (of a folder ``checkpoints``: the one above it).
+    A run is the folder that directly holds checkpoints (of a folder ``checkpoints``: the one above it), or a
+    model in the cache of the Hugging Face hub, whose revisions are its checkpoints.
     Folders behind symbolic links are not entered: they may lead out of the tree or round in it.
 
     Parameters
@@ -59,6 +53,8 @@ def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = 
         Name to give the run instead of its path; only where one is found.
     step_pattern
         Regular expression with one group, that of the step's digits in a file or folder name.
+    selection
+        Which checkpoints are taken, and what their labels mean; all that are found, if None.
 
     Returns
     -------
@@ -68,11 +64,12 @@ def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = 
     Raises
     ------
     NoCheckpointsError
-        If nothing is found.
+        If nothing is found, or nothing is left of it.
     HistoryError
         If `run` is given and several runs are found, or `step_pattern` is no such expression.
     """
-    finder = _Finder(Path(os.path.abspath(path)), compile_step_pattern(step_pattern))  # noqa: PTH100 - keeps links
+    root = Path(os.path.abspath(path))  # noqa: PTH100 - keeps links
+    finder = _Finder(root, compile_step_pattern(step_pattern), selection or Selection())
     try:
         found = finder.runs()
     except SedarchiveError:
@@ -91,50 +88,97 @@ def find_runs(path: Path, *, run: str | None = None, step_pattern: str | None = 
 class _Finder:
     """One search below a root."""
 
-    def __init__(self, root: Path, pattern: re.Pattern[str] | None) -> None:
+    def __init__(self, root: Path, pattern: re.Pattern[str] | None, selection: Selection) -> None:
         self._root = root
         self._pattern = pattern
-        self._drafts: dict[Path, _Draft] = {}
+        self._selection = selection
+        self._drafts: dict[Path, Draft] = {}
+        self._entered: list[tuple[Path, Draft]] = []
         self._links = 0
 
     def runs(self) -> tuple[RunSource, ...]:
         if not self._root.exists():
             raise NoCheckpointsError(f"{self._root}: there is no such file or folder; check the path")
         if self._root.is_file() or self._is_checkpoint(self._root):
-            return (self._single(),)
+            return self._single()
         self._search()
+        self._report_unread()
+        if not any(draft.candidates for draft in self._drafts.values()):
+            return self._lonely()
         found = [self._run(folder, draft) for folder, draft in self._drafts.items() if draft.candidates]
-        if not found and _weights_in(self._root):
-            return (self._single(),)
+        return self._some(sorted(filter(None, found), key=lambda source: source.name))
+
+    def _some(self, found: list[RunSource]) -> tuple[RunSource, ...]:
+        """Return the runs found, the first with a word on labels of the map that name nothing."""
         if not found:
-            links = f"; {self._links} folders behind symbolic links were not entered" if self._links else ""
-            raise NoCheckpointsError(f"{self._root}: no checkpoints found; looked for {_LOOKED_FOR}{links}")
-        return tuple(sorted(found, key=lambda source: source.name))
+            cause = "none of the checkpoints found passes --include and --exclude"
+            raise NoCheckpointsError(f"{self._root}: {cause}; the globs are matched with labels and paths below it")
+        unused = set(self._selection.steps or ()) - self._named
+        if unused:
+            detail = f"{len(unused)} labels of --steps-map name nothing here, such as {min(unused)[:80]}"
+            found[0] = replace(found[0], findings=(*found[0].findings, Finding("steps_map", "warning", detail)))
+        return tuple(found)
+
+    @property
+    def _named(self) -> set[str]:
+        """Labels of checkpoints, with and without suffix."""
+        labels = {candidate.label for draft in self._drafts.values() for candidate in draft.candidates}
+        return labels | {Path(label).stem for label in labels}
+
+    def _lonely(self) -> tuple[RunSource, ...]:
+        """Make a run of a root that is itself a checkpoint without a step, if it is one."""
+        if is_hub_repository(self._root):
+            draft = hub_main(self._root, self._root.name)
+            if draft.candidates:
+                self._drafts[self._root] = draft
+                return self._some(list(filter(None, [self._run(self._root, draft)])))
+        if _weights_in(self._root):
+            return self._single()
+        links = f"; {self._links} folders behind symbolic links were not entered" if self._links else ""
+        seen = [finding.detail for draft in self._drafts.values() for finding in draft.findings]
+        seen_words = f"; seen: {'; '.join(seen[:3])}" if seen else ""
+        raise NoCheckpointsError(f"{self._root}: no checkpoints found; looked for {_LOOKED_FOR}{links}{seen_words}")
 
     def _search(self) -> None:
         """Visit every folder once, on a list of our own: depth is no danger."""
         pending = [self._root]
         while pending:
             folder = pending.pop()
-            draft = self._drafts.setdefault(_run_folder(folder), _Draft())
+            if is_hub_repository(folder):
+                self._drafts[folder] = hub_draft(folder, self._place(folder), self._selection, self._named_step)
+                continue
+            draft = self._drafts.setdefault(_run_folder(folder), Draft())
             for path in _entries(folder):
                 if path.is_dir():
                     pending += self._visit_folder(path, draft)
                 elif path.is_file():
                     self._visit_file(path, draft)
 
-    def _visit_file(self, path: Path, draft: _Draft) -> None:
+    def _visit_file(self, path: Path, draft: Draft) -> None:
         if not is_weights_name(path.name):
+            self._report_foreign(path, draft)
             return
         step = self._step(path)
         if step is not None:
-            draft.candidates.append(_Candidate(step, path))
+            draft.candidates.append(self._candidate(step, path))
         elif is_last_copy(path.name):
             draft.findings.append(Finding("last_copy", "info", f"{path.name}: a copy of the latest one; passed over"))
         else:
-            draft.findings.append(Finding("no_step", "info", f"{path.name}: no step in the name; passed over"))
+            draft.findings.append(self._no_step(path.name))
 
-    def _visit_folder(self, path: Path, draft: _Draft) -> list[Path]:
+    def _report_foreign(self, path: Path, draft: Draft) -> None:
+        """Tell of a checkpoint in a format that is not read."""
+        what = FOREIGN_SUFFIXES.get(path.suffix.lower())
+        if what is not None and names_checkpoint(path.stem):
+            detail = f"{path.name}: {what}, which is not read; save the weights as safetensors, one file a step"
+            draft.findings.append(Finding("not_supported", "warning", detail))
+
+    def _no_step(self, name: str) -> Finding:
+        if self._selection.steps is not None:
+            return Finding("no_step", "info", f"{name}: --steps-map does not name it; passed over")
+        return Finding("no_step", "info", f"{name}: no step in the name; passed over")
+
+    def _visit_folder(self, path: Path, draft: Draft) -> list[Path]:
         """Note what the folder is; returned is what to search inside it."""
         if path.is_symlink():
             self._links += 1
@@ -143,14 +187,41 @@ class _Finder:
             return []
         if self._is_checkpoint(path):
             step = self._step(path)
-            draft.candidates += [_Candidate(step, path)] if step else []
+            draft.candidates += [self._candidate(step, path)] if step else []
             return []
-        if has_standard_weights(_file_names(path)) and self._step(path) is None:
-            draft.findings.append(Finding("no_step", "info", f"{path.name}/: no step in the name; passed over"))
+        if self._step(path) is None and _holds_layout(path):
+            draft.findings.append(self._no_step(f"{path.name}/"))
+        elif names_checkpoint(path.name):
+            self._entered.append((path, draft))
         return [path]
 
+    def _report_unread(self) -> None:
+        """Tell of folders named like checkpoints in which nothing was found; a map of steps leaves out what it will."""
+        if self._selection.steps is not None:
+            return
+        candidates = [candidate for draft in self._drafts.values() for candidate in draft.candidates]
+        covered = {folder for candidate in candidates for folder in candidate.path.parents}
+        for folder, draft in self._entered:
+            if folder not in covered:
+                detail = (
+                    f"{folder.name}/ is named like a checkpoint, but no weights are recognised in it (another format, "
+                    "or several files without an index): save them as one safetensors file, or with an index"
+                )
+                draft.findings.append(Finding("not_supported", "warning", detail))
+
+    def _candidate(self, step: StepName, path: Path) -> Candidate:
+        tokens = self._selection.tokens(path.name, _stem(path))
+        return Candidate(step, path, path.name, self._place(path), tokens)
+
+    def _place(self, path: Path) -> str:
+        """Path below the root, or the name of the root itself."""
+        return path.name if path == self._root else path.relative_to(self._root).as_posix()
+
     def _step(self, path: Path) -> StepName | None:
-        return step_in_name(path.name if path.is_dir() else path.stem, self._pattern)
+        return self._selection.step(path.name, _stem(path), self._pattern)
+
+    def _named_step(self, label: str) -> StepName | None:
+        return self._selection.step(label, label, self._pattern)
 
     def _is_checkpoint(self, folder: Path) -> bool:
         """Whether a folder is one checkpoint: a step in its name, weights inside, and no history of its own.
@@ -163,24 +234,29 @@ class _Finder:
 
     def _is_history(self, path: Path) -> bool:
         if path.is_dir():
-            return self._step(path) is not None and has_standard_weights(_file_names(path))
+            step = self._step(path)
+            inside = path.name.startswith("global_step") and step == self._step(path.parent)  # DeepSpeed's own folder
+            return step is not None and not inside and _holds_layout(path)
         return is_weights_name(path.name) and path.name not in _STANDARD and self._step(path) is not None
 
-    def _single(self) -> RunSource:
+    def _single(self) -> tuple[RunSource, ...]:
         """Make a run of the one checkpoint that the root is."""
         if self._root.is_file() and self._root.suffix.lower() not in WEIGHT_SUFFIXES:
             raise NoCheckpointsError(f"{self._root}: not a checkpoint; looked for {_LOOKED_FOR}")
         step = self._step(self._root)
-        draft = _Draft([_Candidate(step or StepName(0), self._root)])
+        draft = Draft([self._candidate(step or StepName(0), self._root)])
         if step is None:
             draft.findings.append(
                 Finding("no_step", "info", f"{self._root.name}: no step in the name; taken as step 0")
             )
         inside = self._root.is_dir() and step is None
-        return self._run(self._root if inside else _run_folder(self._root.parent), draft)
+        found = self._run(self._root if inside else _run_folder(self._root.parent), draft)
+        return self._some([found] if found else [])
 
-    def _run(self, folder: Path, draft: _Draft) -> RunSource:
-        checkpoints, findings = _ordered(draft)
+    def _run(self, folder: Path, draft: Draft) -> RunSource | None:
+        checkpoints, findings = ordered(draft, self._selection)
+        if not checkpoints:
+            return None
         config, problems = _config(folder, checkpoints[-1].path)
         others = [other for other, draft in self._drafts.items() if draft.candidates]
         logs, passed_over = find_logs(folder, [source.path for source in checkpoints], others)
@@ -190,7 +266,7 @@ class _Finder:
             checkpoints=checkpoints,
             logs=logs,
             config=config,
-            findings=(*findings, *problems, *passed_over),
+            findings=(*findings, *problems, *passed_over, *adapter_findings(checkpoints[-1].path)),
         )
 
     def _name(self, folder: Path) -> str:
@@ -214,32 +290,21 @@ def _weights_in(folder: Path) -> bool:
     """Whether a folder directly holds the weights of one checkpoint: standard names, shards, or one file."""
     names = _file_names(folder)
     shards = any("-of-" in name and Path(name).suffix in WEIGHT_SUFFIXES for name in names)
-    return has_standard_weights(names) or shards or sum(map(is_weights_name, names)) == 1
+    one = sum(map(is_weights_name, names)) == 1
+    return has_standard_weights(names) or shards or one or find_layout(folder) is not None
+
+
+def _holds_layout(folder: Path) -> bool:
+    """Whether a folder holds weights under names that say so, in one file or many."""
+    return has_standard_weights(_file_names(folder)) or find_layout(folder) is not None
+
+
+def _stem(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
 
 
 def _run_folder(folder: Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
-
-
-def _ordered(draft: _Draft) -> tuple[tuple[CheckpointSource, ...], list[Finding]]:
-    """Checkpoints by step, one a step, and findings on those left out."""
-    findings = list(draft.findings)
-    counted = [candidate for candidate in draft.candidates if candidate.step.unit == "step"]
-    if not counted:
-        counted = draft.candidates
-        findings.append(Finding("epoch_as_step", "warning", "the names hold epochs only: these stand as steps"))
-    for candidate in draft.candidates:
-        if candidate not in counted:
-            detail = f"{candidate.path.name}: an epoch among checkpoints with steps; passed over"
-            findings.append(Finding("no_step", "info", detail))
-    first: dict[int, CheckpointSource] = {}
-    for candidate in sorted(counted, key=lambda c: (c.step.step, c.path.name, str(c.path))):
-        source = CheckpointSource(candidate.step.step, candidate.path.name, candidate.path)
-        kept = first.setdefault(source.step, source)
-        if kept is not source:
-            detail = f"{source.label} has the step of {kept.label}, which is kept; rename one if both are needed"
-            findings.append(Finding("doubled_step", "warning", detail, step=source.step))
-    return tuple(first.values()), findings
 
 
 def _config(folder: Path, last: Path) -> tuple[Mapping[str, Any], list[Finding]]:

@@ -5,20 +5,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sedarchive.readers.faults import reading, unreadable
+from sedarchive.readers.layouts import find_layout
 from sedarchive.readers.steps import is_last_copy, is_weights_name
 from sedarchive.sizes import MIB
 
 _INDEX_LIMIT = 256 * MIB
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
-_FOREIGN = (
-    (".metadata", "a torch.distributed checkpoint", "convert it with torch.distributed.checkpoint.format_utils"),
-    ("manifest.ocdbt", "an Orbax checkpoint", "convert it to safetensors"),
-    ("zero_to_fp32.py", "a DeepSpeed checkpoint", "run its zero_to_fp32.py"),
-)
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,10 @@ class WeightFiles:
     index: Path | None = None
     names: Mapping[str, str] | None = None
     """Tensor to file name, as the index says; None for a single file."""
+    layout: Literal["plain", "dcp", "zero3", "universal"] = "plain"
+    """How the files make up the checkpoint; plain: each is read on its own."""
+    folder: Path | None = None
+    """Folder that directly holds the files of a layout that is not plain."""
 
 
 def has_standard_weights(names: frozenset[str]) -> bool:
@@ -56,6 +56,11 @@ def weight_files(path: Path) -> WeightFiles:
             indices = sorted(name for name in names if name.endswith(suffix))
             if indices:
                 return _sharded(path / _only(path, indices), names)
+        found = find_layout(path)
+        if found is not None and found.problem is not None:
+            raise unreadable(path, *found.problem)
+        if found is not None:
+            return WeightFiles(found.files, layout=found.kind, folder=found.folder)
         return WeightFiles((path / _only(path, _candidates(path, names)),))
 
 
@@ -64,9 +69,8 @@ def _candidates(path: Path, names: frozenset[str]) -> list[str]:
     found = sorted(name for name in names if is_weights_name(name))
     proper = [name for name in found if not name.startswith("adapter") and not is_last_copy(name)]
     if not found:
-        for mark, what, way_out in _FOREIGN:
-            if mark in names:
-                raise unreadable(path, f"it is {what}, which is not read", way_out)
+        if "zero_to_fp32.py" in names:
+            raise unreadable(path, "it is a DeepSpeed checkpoint without its files", "run its zero_to_fp32.py")
         shards = sorted(name for name in names if "-of-" in name)
         if shards:
             raise unreadable(path, f"it holds the shard {shards[0]} but no index (*.index.json)", "copy the index too")

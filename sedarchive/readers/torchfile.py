@@ -1,6 +1,7 @@
 """From the object of a torch file and the places of its storages to views of its tensors."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,38 @@ Place = tuple[RandomAccessFile, int]
 """File and byte at which a storage's record begins."""
 
 
-def torch_contents(
-    path: Path, root: Any, opaque: Iterable[str], locate: Callable[[Storage], Place], big_endian: bool = False
-) -> Contents:
-    """Make views of the weights in `root`, the object of a torch file.
+@dataclass(frozen=True)
+class TorchObject:
+    """The object of a torch file, and the way from its tensors to their bytes."""
+
+    path: Path
+    """File that errors and findings name."""
+    root: Any
+    """Object of the pickle, as :mod:`sedarchive.readers.unpickle` leaves it."""
+    opaque: frozenset[str]
+    """Dotted names of globals that were not rebuilt."""
+    locate: Callable[[Storage], Place]
+    """Place of a storage; raises where its record is missing or of another size."""
+    big_endian: bool = False
+    """Whether the bytes are those of a big-endian machine."""
+
+    def view(self, tensor: StoredTensor) -> ByteView:
+        """Return where the elements of `tensor` stand."""
+        file, record = self.locate(tensor.storage)
+        start = record + tensor.storage.start + tensor.offset * DTYPES[tensor.dtype].itemsize
+        strides = None if tensor.is_contiguous else tensor.strides
+        return ByteView(file, start, tensor.dtype, tensor.shape, strides, self.big_endian)
+
+
+def torch_contents(found: TorchObject, key: str | None = None) -> Contents:
+    """Make views of the weights in the object of a torch file.
 
     Parameters
     ----------
-    path
-        File that errors and findings name.
-    root
-        Object of the pickle, as :mod:`sedarchive.readers.unpickle` leaves it.
-    opaque
-        Dotted names of globals that were not rebuilt.
-    locate
-        Place of a storage; raises where its record is missing or of another size.
-    big_endian
-        Whether the bytes are those of a big-endian machine.
+    found
+        The object.
+    key
+        Nested key that holds the weights; None: where they usually stand.
 
     Raises
     ------
@@ -41,13 +57,13 @@ def torch_contents(
         If there are no weights, or bytes of them are missing.
     """
     try:
-        weights = find_weights(root)
+        weights = find_weights(found.root, key)
     except ValueError as error:
-        raise unreadable(path, str(error), "save the state dict of the model, or leave this file out") from None
-    views = {name: _view(tensor, locate, big_endian) for name, tensor in weights.tensors.items()}
-    meta = {name: _scalar(value, locate, big_endian) for name, value in weights.meta.items()}
+        raise unreadable(found.path, str(error), "save the state dict of the model, or leave this file out") from None
+    views = {name: found.view(tensor) for name, tensor in weights.tensors.items()}
+    meta = {name: _scalar(value, found) for name, value in weights.meta.items()}
     meta = {name: value for name, value in meta.items() if value is not None}
-    return Contents(views, find_ties(weights.tensors), (*_opaque_finding(opaque), *weights.findings), meta)
+    return Contents(views, find_ties(weights.tensors), (*opaque_finding(found.opaque), *weights.findings), meta)
 
 
 def find_ties(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
@@ -60,24 +76,18 @@ def find_ties(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     }
 
 
-def _view(tensor: StoredTensor, locate: Callable[[Storage], Place], big_endian: bool) -> ByteView:
-    file, record = locate(tensor.storage)
-    start = record + tensor.storage.start + tensor.offset * DTYPES[tensor.dtype].itemsize
-    strides = None if tensor.is_contiguous else tensor.strides
-    return ByteView(file, start, tensor.dtype, tensor.shape, strides, big_endian)
-
-
-def _scalar(value: Any, locate: Callable[[Storage], Place], big_endian: bool) -> Any:
+def _scalar(value: Any, found: TorchObject) -> Any:
     """Read the number in a tensor of one element (nanoGPT's ``best_val_loss``); leave anything else as it is."""
     if not isinstance(value, StoredTensor):
         return value
     if DTYPES[value.dtype].is_bits or DTYPES[value.dtype].kind == "complex":
         return None
-    number = _view(value, locate, big_endian).read_rows(0, 1)[0, 0]
+    number = found.view(value).read_rows(0, 1)[0, 0]
     return number.item() if np.isfinite(number) else None
 
 
-def _opaque_finding(opaque: Iterable[str]) -> tuple[Finding, ...]:
+def opaque_finding(opaque: Iterable[str]) -> tuple[Finding, ...]:
+    """Tell which globals of a pickle stayed opaque; nothing if none did."""
     names = sorted(opaque)
     if not names:
         return ()

@@ -4,21 +4,29 @@ Each storage is its number of elements (int64, little-endian) and its bytes, whi
 whatever machine wrote them; so the place of each follows from those before it.
 """
 
-import os
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
 
 from sedarchive.readers.byteranges import RandomAccessFile
-from sedarchive.readers.contents import Contents
 from sedarchive.readers.faults import reading, unreadable
-from sedarchive.readers.torchfile import Place, torch_contents
+from sedarchive.readers.torchfile import Place, TorchObject
 from sedarchive.readers.torchobjects import Storage, TorchPickle
 from sedarchive.readers.unpickle import interpret
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_Built = TypeVar("_Built")
 
 
-def parse_torchlegacy(file: RandomAccessFile) -> Contents:
-    """Tensors of a checkpoint in the stream format, from its pickles and the lengths of its storages.
+def parse_torchlegacy(file: RandomAccessFile, build: Callable[[TorchObject], _Built]) -> _Built:
+    """Build something from a file in the stream format, from its pickles and the lengths of its storages.
+
+    Parameters
+    ----------
+    file
+        The file; it stays open, since views of it are built.
+    build
+        Makes the result from the object of the file, such as
+        :func:`sedarchive.readers.torchfile.torch_contents`.
 
     Raises
     ------
@@ -29,8 +37,7 @@ def parse_torchlegacy(file: RandomAccessFile) -> Contents:
     """
     with reading(file.path):
         pickled = TorchPickle(file.path)
-        with os.fdopen(file.duplicate(), "rb") as stream:
-            stream.seek(0)
+        with file.stream() as stream:
             root, keys = _read_pickles(stream, pickled)
             start = stream.tell()
         places = _walk(file, start, keys, pickled.storages)
@@ -38,7 +45,7 @@ def parse_torchlegacy(file: RandomAccessFile) -> Contents:
         def locate(storage: Storage) -> Place:
             return file, places[storage.key]
 
-        return torch_contents(file.path, root, pickled.opaque, locate)
+        return build(TorchObject(file.path, root, frozenset(pickled.opaque), locate))
 
 
 def _read_pickles(stream: BinaryIO, pickled: TorchPickle) -> tuple[object, list[str]]:

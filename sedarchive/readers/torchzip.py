@@ -8,14 +8,13 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sedarchive.readers.byteranges import RandomAccessFile
-from sedarchive.readers.contents import Contents
 from sedarchive.readers.faults import reading, unreadable
-from sedarchive.readers.torchfile import Place, torch_contents
+from sedarchive.readers.torchfile import Place, TorchObject
 from sedarchive.readers.torchobjects import Storage, TorchPickle
 from sedarchive.readers.unpickle import PICKLE_LIMIT, interpret_bytes
 from sedarchive.sizes import MIB, format_size
@@ -24,10 +23,23 @@ _ENTRY_LIMIT = 2_000_000
 _EXPANSION, _EXPANSION_FREE = 100, 64 * MIB  # a compressed file may grow this many times, and this much in any case
 _LOCAL_HEADER = 30
 _OBJECT_LIMIT = MIB
+_Built = TypeVar("_Built")
 
 
-def parse_torchzip(file: RandomAccessFile, spool: Path | None) -> tuple[Contents, RandomAccessFile | None]:
-    """Tensors of a zip checkpoint, and the spool file that holds them where they were compressed.
+def parse_torchzip(
+    file: RandomAccessFile, spool: Path | None, build: Callable[[TorchObject], _Built]
+) -> tuple[_Built, RandomAccessFile | None]:
+    """Build something from a zip checkpoint; beside it, the spool file that holds what was compressed.
+
+    Parameters
+    ----------
+    file
+        The file; it stays open, since views of it are built.
+    spool
+        Folder for the records of a compressed file (the system's temporary folder if None).
+    build
+        Makes the result from the object of the file, such as
+        :func:`sedarchive.readers.torchfile.torch_contents`.
 
     Raises
     ------
@@ -36,10 +48,10 @@ def parse_torchzip(file: RandomAccessFile, spool: Path | None) -> tuple[Contents
     UnsafeCheckpointError
         If its pickle names something that runs code.
     """
-    with reading(file.path), os.fdopen(file.duplicate(), "rb") as handle, zipfile.ZipFile(handle) as directory:
+    with reading(file.path), file.stream() as handle, zipfile.ZipFile(handle) as directory:
         archive = _Archive(file, directory, spool)
         try:
-            return _parse(file.path, archive), archive.spool
+            return build(_parse(file.path, archive)), archive.spool
         except BaseException:
             archive.discard_spool()
             raise
@@ -55,18 +67,37 @@ def read_object(path: Path) -> Any:
     """
     file = RandomAccessFile(path)
     try:
-        with reading(path), os.fdopen(file.duplicate(), "rb") as handle, zipfile.ZipFile(handle) as directory:
+        with reading(path), file.stream() as handle, zipfile.ZipFile(handle) as directory:
             archive = _Archive(file, directory, None)
             return interpret_bytes(archive.small("data.pkl", _OBJECT_LIMIT), TorchPickle(path).rules())
     finally:
         file.close()
 
 
-def _parse(path: Path, archive: "_Archive") -> Contents:
+def parse_stored(file: RandomAccessFile, build: Callable[[TorchObject], _Built]) -> _Built:
+    """Build something from a part of a checkpoint of many files, which must be uncompressed, as torch writes it.
+
+    Raises
+    ------
+    UnreadableCheckpointError
+        If it is broken, not of ``torch.save``, or compressed.
+    UnsafeCheckpointError
+        If its pickle names something that runs code.
+    """
+    if file.read_at(0, min(file.size, 4)) != b"PK\x03\x04":
+        raise unreadable(file.path, "a part of it is not in the zip format of torch.save, which alone is read here")
+    built, spooled = parse_torchzip(file, None, build)
+    if spooled is not None:
+        spooled.close()
+        raise unreadable(file.path, "a part of it is compressed, which torch never does", "save it uncompressed")
+    return built
+
+
+def _parse(path: Path, archive: "_Archive") -> TorchObject:
     pickled = TorchPickle(path)
     root = interpret_bytes(archive.small("data.pkl", PICKLE_LIMIT), pickled.rules())
     big_endian = archive.has("byteorder") and archive.small("byteorder", 16).strip() == b"big"
-    return torch_contents(path, root, pickled.opaque, archive.locate, big_endian)
+    return TorchObject(path, root, frozenset(pickled.opaque), archive.locate, big_endian)
 
 
 class _SpoolFile(RandomAccessFile):

@@ -32,12 +32,14 @@ class Weights:
     findings: tuple[Finding, ...]
 
 
-def find_weights(root: Any) -> Weights:
+def find_weights(root: Any, key: str | None = None) -> Weights:
     """Find the weights in a checkpoint's object.
 
-    They are the object itself where it maps names to tensors, or what stands under ``state_dict``,
-    ``model``, ``model_state_dict``, ``module``, ``net``, ``params`` or ``weights``, in this order and
-    up to three deep. Optimizers, schedulers and random states are never taken.
+    They are what stands under `key`, where one is given: the nested key ``ema`` or ``state.ema``, or the
+    names that begin with ``ema.`` among the weights. Else they are the object itself where it maps names
+    to tensors, or what stands under ``state_dict``, ``model``, ``model_state_dict``, ``module``, ``net``,
+    ``params`` or ``weights``, in this order and up to three deep; optimizers, schedulers and random states
+    are never taken.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def find_weights(root: Any) -> Weights:
     if isinstance(root, StoredTensor):
         return Weights({"tensor": root}, {}, ())
     bearing = _bearing(root)
-    chosen, findings = _choose(root, bearing)
+    chosen, findings = _choose(root, bearing) if key is None else (_under(root, key, bearing), [])
     flat = _Flat(bearing)
     flat.add(chosen, ())
     if not flat.tensors:
@@ -73,6 +75,24 @@ def _choose(root: Any, bearing: frozenset[int]) -> tuple[Any, list[Finding]]:
             break
         chosen = items[key]
     return _without_training(chosen), findings
+
+
+def _under(root: Any, key: str, bearing: frozenset[int]) -> Any:
+    """Return what stands under the user's own `key`."""
+    part = root
+    for name in key.split("."):
+        part = as_mapping(part).get(name)
+    if id(part) in bearing:
+        return part if isinstance(part, StoredTensor) else _choose(part, bearing)[0]
+    chosen, _ = _choose(root, bearing)
+    found = {
+        name.removeprefix(f"{key}."): value
+        for name, value in as_mapping(chosen).items()
+        if isinstance(name, str) and name.startswith(f"{key}.")
+    }
+    if not found:
+        raise ValueError(f"it holds no tensor under the key {key[:80]!r} of --key; {_describe(root)}")
+    return found
 
 
 def _without_training(chosen: Any) -> Any:

@@ -1,0 +1,53 @@
+"""Adapters of PEFT: small tensors beside a base model that is not in the checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sedarchive.history import Finding
+from sedarchive.readers.folder import has_standard_weights
+from sedarchive.sizes import MIB
+
+_CONFIG, _LIMIT = "adapter_config.json", 16 * MIB
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def adapter_findings(checkpoint: Path) -> list[Finding]:
+    """Tell what a checkpoint of adapters does not hold; nothing for one of a whole model.
+
+    Parameters
+    ----------
+    checkpoint
+        A checkpoint, file or folder.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be listed.
+    """
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    names = frozenset(path.name for path in folder.iterdir())
+    adapted = checkpoint.name in _WEIGHTS or (checkpoint.is_dir() and any(name in names for name in _WEIGHTS))
+    if not adapted or (checkpoint.is_dir() and has_standard_weights(names)):
+        return []
+    config = _config(folder / _CONFIG)
+    kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
+    rank = f" of rank {config['r']}" if isinstance(config.get("r"), int) else ""
+    detail = (
+        f"adapters{f' ({kind})' if isinstance(kind, str) else ''}{rank} of PEFT: only their own tensors are read "
+        f"(lora_A and lora_B as they stand). Not in it: the weights of the base model"
+        f"{f' {base[:200]}' if isinstance(base, str) and base else ''}, so every number is one of the adapters alone; "
+        "merge them (merge_and_unload) and save the model where the whole is wanted"
+    )
+    return [Finding("adapter", "warning", detail)]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """What the adapter's config says; {} where it is missing or malformed."""
+    try:
+        if path.stat().st_size > _LIMIT:
+            return {}
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
