@@ -29,6 +29,7 @@ from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
+from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.render import counted
 from sedarchive.sizes import GIB, MIB, format_size
@@ -55,6 +56,8 @@ class IngestOptions:
     step_pattern: str | None = None
     aliases: Aliases = field(default_factory=Aliases)
     """The user's own names for logged metrics."""
+    selection: Selection = field(default_factory=Selection)
+    """Which of the checkpoints found are taken, and what their labels mean."""
 
 
 @dataclass
@@ -115,7 +118,7 @@ def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[Ru
     refused: list[RunReport] = []
     for path in paths:
         try:
-            found = find_runs(path, run=options.run, step_pattern=options.step_pattern)
+            found = find_runs(path, run=options.run, step_pattern=options.step_pattern, selection=options.selection)
         except HistoryError as error:
             if len(paths) == 1:
                 raise
@@ -249,7 +252,7 @@ class RunIngest:
         return [source for source in self._source.checkpoints if source.step not in committed]
 
     def _check_unchanged(self, source: CheckpointSource, commit: Commit, must_read: bool) -> None:
-        if not must_read and fingerprint(source.path) == commit.source["fingerprint"]:
+        if not must_read and fingerprint(source.path, source.key) == commit.source["fingerprint"]:
             return
         with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(source, Path(spool)) as reader:
             same = _digest_of(reader) == commit.digest
@@ -271,7 +274,7 @@ class RunIngest:
             if opened and len(opened) == self._batch_size(slot, opened[0], any(spool.iterdir())):
                 return opened, list(queue[index:])
             try:
-                mark = fingerprint(source.path)
+                mark = fingerprint(source.path, source.key)
                 reader = stack.enter_context(open_checkpoint(source, spool))
             except HistoryError as error:
                 self._report_unreadable(source, error)
@@ -424,5 +427,7 @@ def _commit(
         stored = owner or name
         tensors[name] = StoredTensor(arrays[specs[stored]].path, digests[index, stored], owner)
     source = checkpoint.source
-    place = {"path": os.path.relpath(source.path, folder), "fingerprint": dict(checkpoint.fingerprint)}
+    place: dict[str, Any] = {"path": os.path.relpath(source.path, folder), "fingerprint": dict(checkpoint.fingerprint)}
+    if source.tokens is not None:
+        place["tokens"] = source.tokens
     return Commit(slot, source.step, source.label, checkpoint_digest(tensors), place, tensors)

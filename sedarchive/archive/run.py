@@ -78,7 +78,7 @@ class Commit:
     digest: str
     """SHA-256 of the sorted (name, digest) pairs."""
     source: Mapping[str, Any]
-    """Path below the run's folder, and the fingerprint of its files."""
+    """Path below the run's folder, the fingerprint of its files, and the tokens seen where its label tells them."""
     tensors: Mapping[str, StoredTensor]
 
     def to_json(self) -> dict[str, Any]:

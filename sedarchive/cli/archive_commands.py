@@ -48,6 +48,19 @@ def ingest(
     step_regex: Annotated[
         str | None, typer.Option("--step-regex", help="Regular expression whose first group is the step in a name.")
     ] = None,
+    steps_map: Annotated[
+        Path | None, typer.Option("--steps-map", help="CSV with columns label, step[, tokens]: what each label means.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take the first checkpoint of a run and each N-th after it.")] = 1,
+    include: Annotated[
+        list[str] | None, typer.Option("--include", help="Glob on labels or paths below PATH; repeats.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Glob on labels or paths to pass over; repeats.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Nested key that holds the weights, such as ema or model_ema.")
+    ] = None,
     codec: Annotated[str, typer.Option(help="none, lz4 (bf16 shrinks by a quarter) or small (slow).")] = "none",
     verify_sources: Annotated[
         bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
@@ -72,13 +85,16 @@ def ingest(
     from sedarchive.ingest import ingest as ingest_paths
     from sedarchive.logs import Aliases, read_aliases
     from sedarchive.preview import plan_ingest
+    from sedarchive.readers.selection import Selection, read_steps_map
 
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
     with handled(GOES_ON):
         names = read_aliases(aliases) if aliases else Aliases()
+        steps = read_steps_map(steps_map) if steps_map else None
+        selection = Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key)
         options = IngestOptions(
-            run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex, names
+            run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex, names, selection
         )
         if dry_run:
             plans = plan_ingest(paths, options)

@@ -64,7 +64,8 @@ def _run_row(anatomy: Anatomy, info: dict[str, str]) -> Columns:
 def _checkpoint_rows(anatomy: Anatomy, metrics: Sequence[Metric]) -> Columns:
     commits = anatomy.run.commits
     logged = {(metric.name, metric.step): metric.value for metric in metrics}
-    tokens = [logged.get(("tokens", commit.step)) for commit in commits]
+    # a log counts tokens; the label of a checkpoint (step1000-tokens4B) rounds them
+    tokens = [logged.get(("tokens", commit.step), commit.source.get("tokens")) for commit in commits]
     return {
         "step": [commit.step for commit in commits],
         "checkpoint_index": list(range(len(commits))),
