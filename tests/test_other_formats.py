@@ -148,6 +148,16 @@ def test_where_nothing_is_read_the_error_says_what_was_seen(tmp_path):
         find_runs(tmp_path)
 
 
+def test_a_folder_of_other_formats_beside_a_run_is_told(tmp_path):
+    touch(tmp_path, "good/step_1.pt", "numpy/step_5.npz", "numpy/step_6.npz", "flax/step_3/w.msgpack")
+    (run,) = find_runs(tmp_path)
+    details = sorted(finding.detail for finding in run.findings)
+    assert [finding.check_name for finding in run.findings] == ["not_supported"] * 2
+    assert details[0].startswith("in flax, which is no run: step_3/")
+    assert details[1].startswith("in numpy, which is no run: step_5.npz")
+    assert "1 more" in details[1]
+
+
 def test_a_run_of_checkpoints_in_a_folder_named_like_one_is_no_finding(tmp_path):
     touch(tmp_path, "checkpoints_2/step_1.pt", "checkpoints_2/step_2.pt")
     (run,) = find_runs(tmp_path)

@@ -39,6 +39,14 @@ def test_a_map_gives_steps_and_tokens_by_label_file_name_or_stem(tmp_path):
     assert [f.detail for f in run.findings] == ["step_7.pt: --steps-map does not name it; passed over"]
 
 
+def test_a_map_names_a_single_checkpoint_too(tmp_path):
+    root = touch(tmp_path / "run", "alpha.pt", "beta/model.safetensors")
+    selection = Selection(mapped(tmp_path, "label,step\nalpha,4\n"))
+    assert [(c.step, r.findings) for r in find_runs(root / "alpha.pt", selection=selection) for c in r.checkpoints] == [
+        (4, ())
+    ]
+
+
 def test_labels_of_the_map_that_name_nothing_are_a_warning(tmp_path):
     root = touch(tmp_path / "run", "alpha.pt")
     (run,) = find_runs(root, selection=Selection(mapped(tmp_path, "label,step\nalpha,1\nalpah,2\n")))

@@ -36,7 +36,9 @@ def ordered(draft: Draft, selection: Selection) -> tuple[tuple[CheckpointSource,
     chosen = [candidate for candidate in draft.candidates if selection.takes(candidate.label, candidate.place)]
     if len(chosen) < len(draft.candidates):
         left = len(draft.candidates) - len(chosen)
-        findings.append(Finding("not_selected", "info", f"passed over by --include and --exclude: {left} of them"))
+        findings.append(
+            Finding("not_selected", "info", f"--include and --exclude pass over {left} of {len(draft.candidates)}")
+        )
     counted = [candidate for candidate in chosen if candidate.step.unit == "step"]
     if not counted and chosen:
         counted = chosen
@@ -49,9 +51,7 @@ def ordered(draft: Draft, selection: Selection) -> tuple[tuple[CheckpointSource,
     kept, doubled = _one_a_step(counted, selection.key)
     taken = kept[:: selection.every]
     if len(taken) < len(kept):
-        detail = (
-            f"--every {selection.every} takes {len(taken)} of {len(kept)}: the first and each one of that number on"
-        )
+        detail = f"--every {selection.every} takes {len(taken)} of {len(kept)}"
         findings.append(Finding("not_selected", "info", detail))
     return taken, findings + doubled
 

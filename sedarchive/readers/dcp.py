@@ -22,7 +22,7 @@ from sedarchive.readers.pieces import BlockView, Piece, check_blocks
 from sedarchive.readers.sections import FileSection, ReopenedFile
 from sedarchive.readers.torchfile import TorchObject, opaque_finding
 from sedarchive.readers.torchobjects import Storage, StoredTensor, TorchPickle, dtype_of, natural
-from sedarchive.readers.torchzip import parse_stored
+from sedarchive.readers.torchzip import Known, parse_stored
 from sedarchive.readers.unpickle import PICKLE_LIMIT, Opaque, interpret_bytes
 from sedarchive.readers.weights import as_mapping, find_weights
 
@@ -242,6 +242,7 @@ class _ChunkReader:
     def __init__(self, folder: Path, index: _Index) -> None:
         self._folder, self._index = folder, index
         self._files: dict[str, ReopenedFile] = {}
+        self._pickles: Known = {}
 
     def view(self, tensor: _Tensor) -> View:
         """View of a tensor over its chunks.
@@ -268,7 +269,9 @@ class _ChunkReader:
         place = self._index.places.get((tensor.name, offsets))
         if place is None:
             raise ValueError(f"the chunk at {offsets} is said to be stored nowhere")
-        view = parse_stored(FileSection(self._file(place.file), place.offset, place.length), _bare_tensor)
+        view = parse_stored(
+            FileSection(self._file(place.file), place.offset, place.length), _bare_tensor, self._pickles
+        )
         if (view.dtype, view.shape) != (tensor.dtype, sizes):
             raise ValueError(f"the chunk at {offsets} is {view.dtype} {view.shape}, not {tensor.dtype} {sizes}")
         return view

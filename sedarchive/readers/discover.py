@@ -109,15 +109,27 @@ class _Finder:
         return self._some(sorted(filter(None, found), key=lambda source: source.name))
 
     def _some(self, found: list[RunSource]) -> tuple[RunSource, ...]:
-        """Return the runs found, the first with a word on labels of the map that name nothing."""
+        """Return the runs found, the first with a word on what belongs to none."""
         if not found:
             cause = "none of the checkpoints found passes --include and --exclude"
             raise NoCheckpointsError(f"{self._root}: {cause}; the globs are matched with labels and paths below it")
+        found[0] = replace(found[0], findings=(*found[0].findings, *self._homeless()))
+        return tuple(found)
+
+    def _homeless(self) -> list[Finding]:
+        """Warnings of folders that are no runs, one a folder, and labels of the map that name nothing."""
+        findings = []
+        for folder, draft in self._drafts.items():
+            worth = [finding for finding in draft.findings if finding.severity != "info"]
+            if worth and not draft.candidates:
+                more = f" (and {len(worth) - 1} more like it)" if len(worth) > 1 else ""
+                detail = f"in {self._place(folder)}, which is no run: {worth[0].detail}{more}"
+                findings.append(Finding(worth[0].check_name, worth[0].severity, detail))
         unused = set(self._selection.steps or ()) - self._named
         if unused:
             detail = f"{len(unused)} labels of --steps-map name nothing here, such as {min(unused)[:80]}"
-            found[0] = replace(found[0], findings=(*found[0].findings, Finding("steps_map", "warning", detail)))
-        return tuple(found)
+            findings.append(Finding("steps_map", "warning", detail))
+        return findings
 
     @property
     def _named(self) -> set[str]:
@@ -214,8 +226,9 @@ class _Finder:
         return Candidate(step, path, path.name, self._place(path), tokens)
 
     def _place(self, path: Path) -> str:
-        """Path below the root, or the name of the root itself."""
-        return path.name if path == self._root else path.relative_to(self._root).as_posix()
+        """Path below the root, or the name of the root itself or of what is above it."""
+        inside = path != self._root and path.is_relative_to(self._root)
+        return path.relative_to(self._root).as_posix() if inside else path.name
 
     def _step(self, path: Path) -> StepName | None:
         return self._selection.step(path.name, _stem(path), self._pattern)
@@ -250,7 +263,9 @@ class _Finder:
                 Finding("no_step", "info", f"{self._root.name}: no step in the name; taken as step 0")
             )
         inside = self._root.is_dir() and step is None
-        found = self._run(self._root if inside else _run_folder(self._root.parent), draft)
+        folder = self._root if inside else _run_folder(self._root.parent)
+        self._drafts[folder] = draft
+        found = self._run(folder, draft)
         return self._some([found] if found else [])
 
     def _run(self, folder: Path, draft: Draft) -> RunSource | None:

@@ -23,11 +23,12 @@ _ENTRY_LIMIT = 2_000_000
 _EXPANSION, _EXPANSION_FREE = 100, 64 * MIB  # a compressed file may grow this many times, and this much in any case
 _LOCAL_HEADER = 30
 _OBJECT_LIMIT = MIB
+_KNOWN_BYTES, _KNOWN_PICKLES = 4096, 1024
 _Built = TypeVar("_Built")
 
 
 def parse_torchzip(
-    file: RandomAccessFile, spool: Path | None, build: Callable[[TorchObject], _Built]
+    file: RandomAccessFile, spool: Path | None, build: Callable[[TorchObject], _Built], known: "Known | None" = None
 ) -> tuple[_Built, RandomAccessFile | None]:
     """Build something from a zip checkpoint; beside it, the spool file that holds what was compressed.
 
@@ -40,6 +41,8 @@ def parse_torchzip(
     build
         Makes the result from the object of the file, such as
         :func:`sedarchive.readers.torchfile.torch_contents`.
+    known
+        Pickles that were read before, to be added to; only where nothing that is built changes their object.
 
     Raises
     ------
@@ -51,7 +54,7 @@ def parse_torchzip(
     with reading(file.path), file.stream() as handle, zipfile.ZipFile(handle) as directory:
         archive = _Archive(file, directory, spool)
         try:
-            return build(_parse(file.path, archive)), archive.spool
+            return build(_parse(file.path, archive, known)), archive.spool
         except BaseException:
             archive.discard_spool()
             raise
@@ -74,8 +77,21 @@ def read_object(path: Path) -> Any:
         file.close()
 
 
-def parse_stored(file: RandomAccessFile, build: Callable[[TorchObject], _Built]) -> _Built:
+Known = dict[bytes, tuple[Any, frozenset[str]]]
+"""Pickles read before, to their object and its opaque globals: chunks of one shape and type have the same pickle."""
+
+
+def parse_stored(file: RandomAccessFile, build: Callable[[TorchObject], _Built], known: Known | None = None) -> _Built:
     """Build something from a part of a checkpoint of many files, which must be uncompressed, as torch writes it.
+
+    Parameters
+    ----------
+    file
+        The part.
+    build
+        Makes the result; it must not change the object.
+    known
+        Pickles of the parts before, to be added to.
 
     Raises
     ------
@@ -86,18 +102,24 @@ def parse_stored(file: RandomAccessFile, build: Callable[[TorchObject], _Built])
     """
     if file.read_at(0, min(file.size, 4)) != b"PK\x03\x04":
         raise unreadable(file.path, "a part of it is not in the zip format of torch.save, which alone is read here")
-    built, spooled = parse_torchzip(file, None, build)
+    built, spooled = parse_torchzip(file, None, build, known)
     if spooled is not None:
         spooled.close()
         raise unreadable(file.path, "a part of it is compressed, which torch never does", "save it uncompressed")
     return built
 
 
-def _parse(path: Path, archive: "_Archive") -> TorchObject:
-    pickled = TorchPickle(path)
-    root = interpret_bytes(archive.small("data.pkl", PICKLE_LIMIT), pickled.rules())
+def _parse(path: Path, archive: "_Archive", known: Known | None) -> TorchObject:
+    data = archive.small("data.pkl", PICKLE_LIMIT)
+    if known is not None and data in known:
+        root, opaque = known[data]
+    else:
+        pickled = TorchPickle(path)
+        root, opaque = interpret_bytes(data, pickled.rules()), frozenset(pickled.opaque)
+    if known is not None and len(data) <= _KNOWN_BYTES and len(known) < _KNOWN_PICKLES:
+        known[data] = root, opaque
     big_endian = archive.has("byteorder") and archive.small("byteorder", 16).strip() == b"big"
-    return TorchObject(path, root, frozenset(pickled.opaque), archive.locate, big_endian)
+    return TorchObject(path, root, opaque, archive.locate, big_endian)
 
 
 class _SpoolFile(RandomAccessFile):
