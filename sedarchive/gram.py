@@ -39,6 +39,8 @@ class PartLike(Protocol):
     def start(self) -> int: ...
     @property
     def stop(self) -> int: ...
+    @property
+    def row(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ def select_part(block: NDArray[Any], first_row: int, part: PartLike | None) -> N
     first_row
         Index in the tensor of the slab's first row.
     part
-        Elements whose index along ``axis`` (0 rows, 1 columns) modulo ``period`` lies in [``start``, ``stop``); None
-        for the whole tensor.
+        Elements whose index along ``axis`` (0 rows, 1 columns) modulo ``period`` lies in [``start``, ``stop``), those
+        of the one row ``row`` if it is not None; None for the whole tensor.
 
     Returns
     -------
@@ -169,6 +171,8 @@ def select_part(block: NDArray[Any], first_row: int, part: PartLike | None) -> N
     n_steps, n_rows, n_columns = block.shape
     if part is None:
         return block.reshape(n_steps, n_rows * n_columns)
+    if part.row is not None:
+        return _select_of_row(block, part.row - first_row, part)
     first, length = (first_row, n_rows) if part.axis == 0 else (0, n_columns)
     phase = np.arange(first, first + length) % part.period
     chosen = np.flatnonzero((phase >= part.start) & (phase < part.stop))
@@ -177,6 +181,15 @@ def select_part(block: NDArray[Any], first_row: int, part: PartLike | None) -> N
         index = slice(int(chosen[0]), int(chosen[-1]) + 1) if chosen.size else slice(0, 0)
     picked = block[:, index, :] if part.axis == 0 else block[:, :, index]
     return picked.reshape(n_steps, picked.shape[1] * picked.shape[2])
+
+
+def _select_of_row(block: NDArray[Any], at: int, part: PartLike) -> NDArray[Any]:
+    """Columns of one row of a block, whole periods of them; nothing if the row lies outside."""
+    rows = block[:, max(at, 0) : max(at + 1, 0)]
+    n_steps, n_rows, n_columns = rows.shape
+    n_periods = n_columns // part.period
+    picked = rows.reshape(n_steps, n_rows * n_periods, part.period)[:, :, part.start : part.stop]
+    return picked.reshape(n_steps, n_rows * n_periods * (part.stop - part.start))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Leaf:
     """Roles in it: its own, or those of a fused tensor that is kept whole."""
     complete: bool
     """Whether every checkpoint of the run has it; grouped scopes hold only such leaves."""
+    blocks: int = 1
+    """Matrices of equal size that its elements are, one after the other, and that stand side by side in it."""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
 """What each tensor of a model is: its layer, its role, and where a fused tensor is cut.
 
 Names and fused layouts are declared by family in ``sedarchive/families``; this
-module reads the number of heads from the config and turns the declarations
-into index arithmetic. Nothing is guessed: a fused tensor whose layout is not
+module reads the number of heads from the config, and ``parts.py`` turns the
+declarations into index arithmetic. Nothing is guessed: a fused tensor whose layout is not
 certain is kept whole, with the reason. It sees names and shapes, never a
 weight.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sedarchive.errors import HistoryError
-from sedarchive.families import ROLES, Family, Split, load_families
+from sedarchive.families import ROLES, Family, Rule, load_families
 from sedarchive.families.match import Match, match_names, read_index
 from sedarchive.history import TensorSpec
+from sedarchive.parts import MOST_EXPERTS, Heads, Matrix, Part, as_matrix, cut, experts
+from sedarchive.parts import obstacle as find_obstacle
 
 __all__ = ["ATTENTION", "MLP", "ROLES", "Architecture", "Part", "TensorRole", "assign_roles"]
 
@@ -30,32 +32,6 @@ _KV_HEADS = (
     "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "multi_query_group_num", "n_query_groups",
 )  # fmt: skip
 _WIDTH = ("hidden_size", "n_embd", "d_model")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One logical matrix inside a fused tensor.
-
-    It holds the elements whose index along ``axis``, modulo ``period``, lies in
-    ``[start, stop)``, in their order. The parts of a tensor do not overlap and
-    together hold every element.
-    """
-
-    name: str
-    """``query``, ``key``, ...; unique in its tensor."""
-    role: str
-    """One of :data:`ROLES`: the name, or ``bias`` for a part of a fused bias."""
-    axis: int
-    """0 rows, 1 columns."""
-    period: int
-    start: int
-    stop: int
-
-    def length(self, axis_length: int) -> int:
-        """Count the indices kept of an axis of this length."""
-        periods, rest = divmod(axis_length, self.period)
-        width = self.stop - self.start
-        return periods * width + min(max(rest - self.start, 0), width)
 
 
 @dataclass(frozen=True)
@@ -79,6 +55,12 @@ class TensorRole:
     """Index of the expert in a mixture of experts."""
     contains: tuple[str, ...] = ()
     """Roles fused in this weight, also where it is kept whole; () for every other tensor."""
+    matrix: Matrix | None = None
+    """Matrix that it is as a whole; None if it is none, or a stack of experts."""
+    family: str | None = None
+    """Family whose entry knows the name: the run's, ``plain`` or ``buffers``; None if none does."""
+    pattern: str | None = None
+    """Regular expression of that entry."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +82,12 @@ class Architecture:
 UNKNOWN_NAME = "no known family has this name: kept whole, as role other"
 
 
-@dataclass(frozen=True)
-class _Heads:
-    """Numbers of heads and the length of one, as far as they are known."""
-
-    query: int | None
-    key_value: int | None
-    d_head: int | None
-
-
 def assign_roles(
     specs: Mapping[str, TensorSpec],
     config: Mapping[str, Any] | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
+    families: Sequence[Family] = (),
 ) -> Architecture:
     """Find the layer, the role and the parts of every tensor of a model.
 
@@ -125,6 +99,8 @@ def assign_roles(
         Model config found beside the checkpoint (nested sections are searched too); None or {} if there is none.
     heads, kv_heads
         Numbers of query heads and of key-value heads; they win over the config's.
+    families
+        Families of the user's own, tried before the shipped ones.
 
     Returns
     -------
@@ -138,27 +114,28 @@ def assign_roles(
     """
     config = config or {}
     geometry = _read_heads(config, heads, kv_heads)
-    family, matches = match_names({name: spec.shape for name, spec in specs.items()}, _model_type(config))
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    family, matches = match_names(shapes, _model_type(config), families)
     roles = {name: _tensor_role(spec, matches[name], geometry) for name, spec in specs.items()}
     return Architecture(
         family=family.name if family else _family_of_names(roles),
         n_layers=len({role.layer for role in roles.values()} - {None}),
         roles=roles,
-        tied_by_config=_read_tie(config),
+        tied_by_config=_read_tie(config, families),
         tie_candidates=_tie_candidates(specs, roles),
     )
 
 
-def _tensor_role(spec: TensorSpec, match: Match, heads: _Heads) -> TensorRole:
+def _tensor_role(spec: TensorSpec, match: Match, heads: Heads) -> TensorRole:
     rule, kind = match.rule, _kind(spec, match)
     split = rule.split if rule else None
     reason = rule.reason if rule else UNKNOWN_NAME if kind in ("matrix", "array") else None
     parts: tuple[Part, ...] = ()
     if kind == "integer":
         reason = f"{spec.dtype} elements: stored and restored, never differenced"
-    elif split:
-        reason = _obstacle(split, spec, heads)
-        parts = () if reason else _cut(split, spec, heads)
+    elif rule and kind != "buffer":
+        parts, obstacle = _divide(rule, spec.shape, heads)
+        reason = obstacle if split else obstacle or reason
     return TensorRole(
         tensor=spec.name,
         layer=match.layer,
@@ -168,7 +145,23 @@ def _tensor_role(spec: TensorSpec, match: Match, heads: _Heads) -> TensorRole:
         reason=reason,
         expert=_expert(spec.name),
         contains=split.parts if split and rule and rule.role != "bias" else (),
+        matrix=as_matrix(spec.shape, rule.view if rule else ""),
+        family=match.family,
+        pattern=rule.pattern.pattern if rule else None,
     )
+
+
+def _divide(rule: Rule, shape: tuple[int, ...], heads: Heads) -> tuple[tuple[Part, ...], str | None]:
+    """Parts of a tensor, and why it, or each expert of a stack, is kept whole."""
+    stack = rule.view == "experts" and len(shape) == 3
+    obstacle = find_obstacle(rule.split, shape[1:] if stack else shape, heads) if rule.split else None
+    split = None if obstacle else rule.split
+    if not stack:
+        return (cut(split, shape, heads) if split else ()), obstacle
+    parts = experts(rule.role, split, shape, heads)
+    if not parts:
+        obstacle = f"a stack of {shape[0]} experts, which is empty or more than {MOST_EXPERTS}; kept whole"
+    return parts, obstacle
 
 
 def _kind(spec: TensorSpec, match: Match) -> str:
@@ -177,82 +170,6 @@ def _kind(spec: TensorSpec, match: Match) -> str:
     if not spec.is_float:
         return "integer"
     return {0: "vector", 1: "vector", 2: "matrix"}.get(len(spec.shape), "array")
-
-
-def _cut(split: Split, spec: TensorSpec, heads: _Heads) -> tuple[Part, ...]:
-    """Parts of a fused tensor that nothing hinders from being split."""
-    axis = _axis(split, spec)
-    repeats, units = _layout(split, heads)
-    period = spec.shape[axis] // repeats
-    unit = period // sum(units)
-    is_vector = len(spec.shape) == 1
-    parts, start = [], 0
-    for name, width in zip(split.parts, units, strict=True):
-        parts.append(Part(name, "bias" if is_vector else name, axis, period, start, start + width * unit))
-        start += width * unit
-    return tuple(parts)
-
-
-def _layout(split: Split, heads: _Heads) -> tuple[int, tuple[int, ...]]:
-    """How often the pattern of parts repeats, and the units (heads, or equal blocks) of each part in one repeat."""
-    h, k = heads.query or 1, heads.key_value or 1
-    equal = (1,) * len(split.parts)
-    match split.rule:
-        case "per_head":
-            return h, equal
-        case "sizes":
-            return 1, tuple({"query": h}.get(part, k) for part in split.parts)
-        case "grouped":
-            return k, tuple({"query": h // k}.get(part, 1) for part in split.parts)
-    return 1, equal
-
-
-def _obstacle(split: Split, spec: TensorSpec, heads: _Heads) -> str | None:
-    """Why a fused tensor cannot be split with what is known; None if it can."""
-    fused = f"fused {', '.join(split.parts)}"
-    if len(spec.shape) not in (1, 2):
-        return f"{fused}, stacked in {len(spec.shape)} dimensions; kept whole"
-    if split.rule == "unknown":
-        return f"{fused} of a layout that names and shape do not tell; kept whole: a family file would tell it"
-    if split.rule in ("thirds", "halves"):
-        return _misfit_of_blocks(split, spec)
-    if heads.query is None:
-        return f"{fused}, laid out by heads; kept whole, heads unknown: pass --heads N"
-    if heads.key_value is None and split.rule != "per_head":
-        return f"{fused}, laid out by heads; kept whole, key-value heads unknown: pass --kv-heads N"
-    return _misfit_of_heads(split, spec, heads)
-
-
-def _misfit_of_blocks(split: Split, spec: TensorSpec) -> str | None:
-    """Why the shape is not one of equal blocks; None if it is."""
-    length = spec.shape[_axis(split, spec)]
-    if length and length % len(split.parts) == 0:
-        return None
-    return f"{_whole(split, spec)}, which is no multiple of {len(split.parts)}"
-
-
-def _misfit_of_heads(split: Split, spec: TensorSpec, heads: _Heads) -> str | None:
-    """Why the shape contradicts the numbers of heads; None if it does not."""
-    assumed = f"{heads.query} heads" + ("" if split.rule == "per_head" else f", {heads.key_value} of keys and values")
-    advice = "check --heads and --kv-heads"
-    if split.rule == "grouped" and (heads.query or 1) % (heads.key_value or 1):
-        return f"{_whole(split, spec)}, and {assumed} make no equal groups; {advice}"
-    repeats, units = _layout(split, heads)
-    d_head, rest = divmod(spec.shape[_axis(split, spec)], repeats * sum(units))
-    if rest or d_head == 0:
-        return f"{_whole(split, spec)}, which does not divide into {assumed}; {advice}"
-    if heads.d_head not in (None, d_head):
-        return f"{_whole(split, spec)}: with {assumed}, one is {d_head} long, by the config {heads.d_head}; {advice}"
-    return None
-
-
-def _whole(split: Split, spec: TensorSpec) -> str:
-    axis = _axis(split, spec)
-    return f"fused {', '.join(split.parts)}, kept whole: axis {axis} is {spec.shape[axis]} long"
-
-
-def _axis(split: Split, spec: TensorSpec) -> int:
-    return split.axis if len(spec.shape) == 2 else 0
 
 
 def _expert(name: str) -> int | None:
@@ -278,7 +195,7 @@ def _tie_candidates(specs: Mapping[str, TensorSpec], roles: Mapping[str, TensorR
     )
 
 
-def _read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | None) -> _Heads:
+def _read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | None) -> Heads:
     for option, value in (("--heads", heads), ("--kv-heads", kv_heads)):
         if value is not None and value < 1:
             raise HistoryError(f"{option} is {value}; a model has at least one head, pass a positive number")
@@ -287,7 +204,7 @@ def _read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | No
     k = kv_heads or _read_kv_heads(config) or _first_count(config, _HEADS)
     width = _first_count(config, _WIDTH)
     d_head = _first_count(config, ("head_dim",)) or (width // h if width and h and width % h == 0 else None)
-    return _Heads(h, k, d_head)
+    return Heads(h, k, d_head)
 
 
 def _read_kv_heads(config: Mapping[str, Any]) -> int | None:
@@ -297,16 +214,13 @@ def _read_kv_heads(config: Mapping[str, Any]) -> int | None:
     return _first_count(config, _KV_HEADS)
 
 
-def _read_tie(config: Mapping[str, Any]) -> bool | None:
+def _read_tie(config: Mapping[str, Any], own: Sequence[Family]) -> bool | None:
     tied = _first_value(config, "tie_word_embeddings", bool)
     if tied is not None:
         return bool(tied)
-    family = _family_of_type(_model_type(config))
+    model_type = _model_type(config)
+    family = next((one for one in (*own, *load_families().values()) if model_type in one.model_types), None)
     return family.tied_by_default if family else None
-
-
-def _family_of_type(model_type: str | None) -> Family | None:
-    return next((family for family in load_families().values() if model_type in family.model_types), None)
 
 
 def _model_type(config: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ class Part:
     period: int
     start: int
     stop: int
+    row: int | None = None
 
 
 def walk(n_steps, n_elements, seed=0, step=1e-2, dtype=np.float32):

@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
-    {"errors", "sizes", "history", "result", "families", "roles"},
+    {"errors", "sizes", "history", "result", "families", "parts", "roles"},
     {"floats", "gram", "edge", "windows", "leaders", "nulls", "spectra", "tails", "leaves"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
-    {"compute", "preview"},
+    {"compute", "preview", "inspection"},
     {"demo"},
     {"cli"},
 ]
@@ -28,6 +28,8 @@ NEIGHBOURS = {
     ("sizes", "errors"),
     ("families", "errors"),
     ("families", "history"),
+    ("parts", "families"),
+    ("roles", "parts"),
     ("roles", "families"),
     ("roles", "history"),
     ("roles", "errors"),

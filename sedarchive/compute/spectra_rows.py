@@ -92,12 +92,21 @@ def _digests(anatomy: Anatomy, exact: bool) -> Digests:
     found = {}
     kinds = (True,) if exact else (False, True)  # an exact spectrum serves where an exact one was not asked for
     for leaf in matrix_leaves(anatomy):
-        part = [leaf.part.axis, leaf.part.period, leaf.part.start, leaf.part.stop] if leaf.part else None
+        part = _part_key(leaf)
         tensor = anatomy.tensors[leaf.tensor]
         for position, digest in zip(tensor.positions, anatomy.run.digests(leaf.tensor), strict=True):
             keys = (canonical_digest([ALGORITHM, kind, part, digest])[:16] for kind in kinds)
             found[leaf.name, anatomy.run.steps[position]] = tuple(keys)
     return found
+
+
+def _part_key(leaf: Leaf) -> list[int] | None:
+    """What of a tensor's elements, in what shape where its own does not say it."""
+    part = leaf.part
+    key = [] if part is None else [part.axis, part.period, part.start, part.stop]
+    if part is not None and part.row is not None:
+        key += [part.row, *(leaf.shape or ())]
+    return [*key, leaf.blocks] if leaf.blocks > 1 else key or None
 
 
 def _known(database: Database, run: str, digests: Digests) -> set[MatrixAt]:

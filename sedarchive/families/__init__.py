@@ -1,6 +1,6 @@
 r"""Families of architectures: declarative tables of tensor names, one TOML file each.
 
-To add a family, put a file beside this one::
+To add a family, put a file beside this one, or give it as ``--arch FILE``::
 
     name = "gpt2"                    # shown as the architecture of a run
     model_types = ["gpt2"]           # the config's ``model_type`` that means this family
@@ -14,6 +14,7 @@ To add a family, put a file beside this one::
     shape = "wide"                   # one of SHAPES (may be left out)
     required = true                  # a run without such a tensor is of another family (may be left out)
     if_present = 'experts\.'         # the entry counts only if some name holds this (may be left out)
+    view = "experts"                 # one of VIEWS: how more than two axes are looked at (may be left out)
     reason = "..."                   # a remark for the reader of the tables (may be left out)
     split = {rule = "thirds", axis = 1, parts = ["query", "key", "value"]}   # a fused tensor (may be left out)
 
@@ -29,9 +30,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import SedarchiveError
+from sedarchive.errors import SedarchiveError, UnknownNameError
 
 ROLES = (
     "query", "key", "value", "output", "gate", "up", "down",
@@ -39,15 +41,23 @@ ROLES = (
 )  # fmt: skip
 """What a tensor does in a transformer; ``other`` is everything else."""
 
-SPLITS = ("thirds", "halves", "sizes", "per_head", "grouped", "unknown")
+SPLITS = ("thirds", "halves", "alternate", "sizes", "per_head", "grouped", "unknown")
 """Layouts of a fused tensor along one axis, for h query heads, k key-value heads and g = h / k:
-``thirds``, ``halves``: equal blocks, one a part; ``sizes``: blocks of h, k and k heads;
+``thirds``, ``halves``: equal blocks, one a part; ``alternate``: index by index; ``sizes``: blocks of h, k and k heads;
 ``per_head``: the parts alternate head by head; ``grouped``: k groups of g query heads, a key and a value head;
 ``unknown``: the shape does not tell, the tensor is kept whole."""
 
-SHAPES = ("vector", "matrix", "tall", "wide", "mask")
+SHAPES = ("vector", "matrix", "tall", "wide", "mask", "stack", "kernel")
 """``vector``: 0-D or 1-D; ``matrix``: 2-D; ``tall``, ``wide``: 2-D with rows = 3 columns, columns = 3 rows;
-``mask``: 2-D or more, the last two axes equal; ``""``: any."""
+``mask``: 2-D or more, the last two axes equal; ``stack``: 3-D; ``kernel``: 4-D or 5-D; ``""``: any."""
+
+VIEWS = ("experts", "beside", "below", "flat", "vector")
+"""Matrices in a tensor of other than two axes. ``experts``: (experts, m, n), a matrix each; ``beside``: (h, m, n), the
+h matrices side by side in one (m, h n); ``below``: (h, m, n), one below the other in one (h m, n); ``flat``: a
+convolution (out, in, ...), one matrix (out, in ...); ``vector``: no matrix, whatever the axes; ``""``: 2-D is one."""
+
+
+_LONGEST_FILE = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,8 @@ class Rule:
     if_present: re.Pattern[str] | None = None
     reason: str | None = None
     split: Split | None = None
+    view: str = ""
+    """One of :data:`VIEWS`, or ``""``."""
 
     def matches(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether the entry stands for a tensor of this name and shape."""
@@ -104,6 +116,10 @@ def has_shape(shape: tuple[int, ...], kind: str) -> bool:
             return len(shape) == 2 and shape[1] == 3 * shape[0]
         case "mask":
             return len(shape) >= 2 and shape[-1] == shape[-2]
+        case "stack":
+            return len(shape) == 3
+        case "kernel":
+            return len(shape) in (4, 5)
     return True
 
 
@@ -119,6 +135,40 @@ def load_families() -> Mapping[str, Family]:
     files = sorted(resources.files(__name__).iterdir(), key=lambda file: file.name)
     families = [parse_family(file.read_text("utf-8"), file.name) for file in files if file.name.endswith(".toml")]
     return {family.name: family for family in families}
+
+
+def shipped_text(name: str) -> str:
+    """Text of the file of a shipped family.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such family.
+    """
+    if name not in load_families():
+        raise UnknownNameError(f"there is no family {name!r}; there are {', '.join(load_families())}")
+    return (resources.files(__name__) / f"{name}.toml").read_text("utf-8")
+
+
+def family_text(path: Path) -> str:
+    """Text of a family file of the user's own, for :func:`parse_family`.
+
+    Raises
+    ------
+    SedarchiveError
+        If it cannot be read as text, or is longer than a family file ever is.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
+        if len(content) > _LONGEST_FILE:
+            raise ValueError(f"it is longer than {_LONGEST_FILE} bytes")
+        return content.decode()
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise SedarchiveError(
+            f"the family file {path} cannot be read: {cause}; see `sedarchive arch show NAME` for an example"
+        ) from error
 
 
 def parse_family(text: str, source: str) -> Family:
@@ -138,10 +188,10 @@ def parse_family(text: str, source: str) -> Family:
     """
     try:
         return _family(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, re.error, KeyError, TypeError, ValueError) as error:
+    except (re.error, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         cause = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise SedarchiveError(
-            f"the family file {source} cannot be used: {cause}; see sedarchive/families/__init__.py for the format"
+            f"the family file {source} cannot be used: {cause}; `sedarchive arch show NAME` prints one as an example"
         ) from error
 
 
@@ -149,7 +199,12 @@ def _family(declared: dict[str, Any]) -> Family:
     block = declared.pop("block", "")
     rules = tuple(_rule(entry, block) for entry in declared.pop("tensor"))
     model_types = tuple(declared.pop("model_types", ()))
-    return Family(block=re.compile(block or r"(?!)"), rules=rules, model_types=model_types, **declared)
+    family = Family(block=re.compile(block or r"(?!)"), rules=rules, model_types=model_types, **declared)
+    if not isinstance(family.name, str) or not family.name.isprintable():
+        raise ValueError(f"the name {family.name!r} is no text of one line")
+    if block and "layer" not in family.block.groupindex:
+        raise ValueError(f"block = {block!r} has no group (?P<layer>...)")
+    return family
 
 
 def _rule(entry: dict[str, Any], block: str) -> Rule:
@@ -158,6 +213,7 @@ def _rule(entry: dict[str, Any], block: str) -> Rule:
     role, shape = entry.pop("role"), entry.pop("shape", "")
     _check(role, ROLES, "role")
     _check(shape, ("", *SHAPES), "shape")
+    _check(entry.get("view", ""), ("", *VIEWS), "view")
     present = entry.pop("if_present", None)
     split = entry.pop("split", None)
     return Rule(

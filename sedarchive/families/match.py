@@ -1,7 +1,7 @@
 """Names and shapes against the families: which family, which entry, which layer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sedarchive.families import Family, Rule, load_families
@@ -23,14 +23,19 @@ class Match:
     """Entry that stands for the tensor; None if no family knows the name."""
     is_buffer: bool
     layer: int | None
+    family: str | None = None
+    """Name of the family in which the entry stands."""
 
 
-def match_names(shapes: Shapes, model_type: str | None) -> tuple[Family | None, dict[str, Match]]:
+def match_names(
+    shapes: Shapes, model_type: str | None, own: Sequence[Family] = ()
+) -> tuple[Family | None, dict[str, Match]]:
     """Choose a family for a set of tensors and look each of them up.
 
     The family that the config's ``model_type`` means is taken if the names
     confirm it, that is, if each of its required entries stands for some tensor;
-    otherwise the confirmed family that knows most of the names.
+    otherwise the confirmed family that knows most of the names. A family of the
+    user's own goes before all others, and needs no required entry.
 
     Parameters
     ----------
@@ -38,6 +43,8 @@ def match_names(shapes: Shapes, model_type: str | None) -> tuple[Family | None, 
         Name to shape.
     model_type
         From the config, None if there is none.
+    own
+        Families of the user's own.
 
     Returns
     -------
@@ -47,7 +54,7 @@ def match_names(shapes: Shapes, model_type: str | None) -> tuple[Family | None, 
     bare = {name: _WRAPPERS.sub("", name) for name in shapes}
     bare_shapes = {bare[name]: shape for name, shape in shapes.items()}
     families = load_families()
-    family = _choose(families, bare_shapes, model_type)
+    family = _choose_own(own, bare_shapes, model_type) or _choose(families, bare_shapes, model_type)
     plain = families["plain"]
     buffers = _active(families["buffers"], bare_shapes)
     rules = (_active(family, bare_shapes) if family else ()) + _active(plain, bare_shapes)
@@ -55,11 +62,19 @@ def match_names(shapes: Shapes, model_type: str | None) -> tuple[Family | None, 
     if all(layer is None for layer in layers.values()):
         layers = {name: _integer_component(name) for name in bare_shapes}
 
+    owners = {id(rule): one.name for one in (families["buffers"], plain, family) if one for rule in one.rules}
+
     def match(name: str, shape: tuple[int, ...]) -> Match:
         buffer = _first(buffers, name, shape)
-        return Match(buffer or _first(rules, name, shape), buffer is not None, layers[name])
+        rule = buffer or _first(rules, name, shape)
+        return Match(rule, buffer is not None, layers[name], owners.get(id(rule)))
 
     return family, {name: match(bare[name], shape) for name, shape in shapes.items()}
+
+
+def _choose_own(families: Sequence[Family], shapes: Shapes, model_type: str | None) -> Family | None:
+    """First family of the user's own that knows a name and whose required entries, if any, are all there."""
+    return next((one for one in families if _n_known(one, shapes) and _is_met(one, shapes, model_type)), None)
 
 
 def _choose(families: Mapping[str, Family], shapes: Shapes, model_type: str | None) -> Family | None:
@@ -69,9 +84,14 @@ def _choose(families: Mapping[str, Family], shapes: Shapes, model_type: str | No
 
 
 def _is_confirmed(family: Family, shapes: Shapes, model_type: str | None) -> bool:
-    required = [rule for rule in family.rules if rule.required]
-    if not required or (family.needs_model_type and model_type not in family.model_types):
+    return any(rule.required for rule in family.rules) and _is_met(family, shapes, model_type)
+
+
+def _is_met(family: Family, shapes: Shapes, model_type: str | None) -> bool:
+    """Whether nothing that the family requires is missing."""
+    if family.needs_model_type and model_type not in family.model_types:
         return False
+    required = [rule for rule in family.rules if rule.required]
     return all(any(rule.matches(name, shape) for name, shape in shapes.items()) for rule in required)
 
 

@@ -72,7 +72,9 @@ class TensorLayout:
     n_leaves: int = 1
     """Logical matrices it holds."""
     part_elements: int = 0
-    """Elements, at one step, of its largest part; 0 where it is one leaf as a whole."""
+    """Elements, at one step, of its largest part that is copied out of it; 0 where none is."""
+    part_rows: int = 0
+    """Rows that a part lies in: 1 where each expert is a row; 0 for all."""
     converted: bool = False
     """Whether its values are copied once they are read: other dtypes than float32 and float64, several arrays."""
     compressed: bool = False

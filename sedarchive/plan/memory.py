@@ -36,7 +36,8 @@ def gram_result_bytes(layout: TensorLayout, n_steps: int, band: int | None) -> i
 def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int | None = None) -> int:
     """Working memory of one Gram block of ``n_rows`` rows: what is read, one part, the kernel, the sums."""
     held = n_steps * n_rows * layout.row_bytes_held
-    part = n_steps * layout.part_elements * n_rows // max(layout.grid.rows, 1) * layout.decoded_itemsize
+    spread = layout.part_rows or max(layout.grid.rows, 1)
+    part = n_steps * layout.part_elements * min(n_rows, spread) // spread * layout.decoded_itemsize
     if layout.compressed:
         reading = _CODEC_COPIES * layout.chunk_bytes
     else:

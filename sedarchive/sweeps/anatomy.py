@@ -8,6 +8,7 @@ from typing import Any
 
 from sedarchive.archive import RunArchive
 from sedarchive.archive.run import AnalysisTensor
+from sedarchive.families import Family
 from sedarchive.history import TensorSpec
 from sedarchive.leaves import Leaf
 from sedarchive.plan.grid import TensorLayout
@@ -29,9 +30,11 @@ class Anatomy:
     heads: int | None = None
     """Attention heads that were given, where no config says."""
     kv_heads: int | None = None
+    families: tuple[Family, ...] = ()
+    """Families of the user's own."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return anatomy, (self.run, self.heads, self.kv_heads)
+        return anatomy, (self.run, self.heads, self.kv_heads, self.families)
 
     @property
     def n_parameters(self) -> int:
@@ -62,7 +65,8 @@ class Anatomy:
             widest.spec.columns,
             decoded_itemsize=8 if "float64" in analysed.dtypes else 4,
             n_leaves=len(leaves),
-            part_elements=max((leaf.n_elements for leaf in leaves if leaf.part is not None), default=0),
+            part_elements=max((leaf.n_elements for leaf in leaves if leaf.part or leaf.blocks > 1), default=0),
+            part_rows=1 if any(leaf.part and leaf.part.row is not None for leaf in leaves) else 0,
             converted=not self._read_in_place(analysed),
             compressed=any(self.run.is_compressed(info) for info in analysed.arrays),
         )
@@ -86,16 +90,24 @@ class Anatomy:
         return role.reason
 
 
-def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = None) -> Anatomy:
-    """Work out roles, ties and leaves of a run from its names, shapes and config."""
+def anatomy(
+    run: RunArchive, heads: int | None = None, kv_heads: int | None = None, families: tuple[Family, ...] = ()
+) -> Anatomy:
+    """Work out roles, ties and leaves of a run from its names, shapes and config.
+
+    Numbers of heads given win over those of the config; ``families`` of the user's own go before the shipped ones.
+    """
     tensors = run.tensors
-    architecture = _assign(
-        run, [tensor for tensor in tensors.values() if tensor.name == tensor.tensor], heads, kv_heads
-    )
+
+    def assign(some: list[AnalysisTensor]) -> Architecture:
+        specs = {tensor.tensor: TensorSpec(tensor.tensor, tensor.spec.dtype, tensor.spec.shape) for tensor in some}
+        return assign_roles(specs, run.config, heads, kv_heads, families)
+
+    architecture = assign([tensor for tensor in tensors.values() if tensor.name == tensor.tensor])
     roles = dict(architecture.roles)
     for tensor in tensors.values():  # a tensor that changed its shape has a role for each shape
         if tensor.name != tensor.tensor:
-            other = _assign(run, [tensor], heads, kv_heads).roles[tensor.tensor]
+            other = assign([tensor]).roles[tensor.tensor]
             roles[tensor.name] = replace(other, tensor=tensor.name)
     tied_to = _ties(run, architecture)
     leaves = tuple(
@@ -104,12 +116,7 @@ def anatomy(run: RunArchive, heads: int | None = None, kv_heads: int | None = No
         if name not in tied_to and roles[name].kind not in ("buffer", "integer")
         for leaf in _leaves(tensor, roles[name], len(run.commits))
     )
-    return Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads)
-
-
-def _assign(run: RunArchive, tensors: list[AnalysisTensor], heads: int | None, kv_heads: int | None) -> Architecture:
-    specs = {tensor.tensor: TensorSpec(tensor.tensor, tensor.spec.dtype, tensor.spec.shape) for tensor in tensors}
-    return assign_roles(specs, run.config, heads=heads, kv_heads=kv_heads)
+    return Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads, families)
 
 
 def _ties(run: RunArchive, architecture: Architecture) -> dict[str, str]:
@@ -137,22 +144,26 @@ def _leaves(tensor: AnalysisTensor, role: TensorRole, n_checkpoints: int) -> lis
         role=role.role,
         expert=role.expert,
         n_elements=spec.n_elements,
-        shape=(spec.shape[0], spec.shape[1]) if len(spec.shape) == 2 else None,
+        shape=role.matrix.shape if role.matrix else None,
         contains=role.contains or (role.role,),
         complete=len(tensor.positions) == n_checkpoints,
+        blocks=role.matrix.blocks if role.matrix else 1,
     )
     return [_part_leaf(whole, spec, part) for part in role.parts] or [whole]
 
 
 def _part_leaf(whole: Leaf, spec: TensorSpec, part: Part) -> Leaf:
-    shape = list(spec.shape)
-    shape[part.axis] = part.length(shape[part.axis])
+    shape = list(part.shape or spec.shape)
+    if part.shape is None:
+        shape[part.axis] = part.length(shape[part.axis])
     return replace(
         whole,
         name=f"{whole.name}:{part.name}",
         part=part,
         role=part.role,
+        expert=whole.expert if part.row is None else part.row,
         n_elements=prod(shape),
         shape=(shape[0], shape[1]) if len(shape) == 2 else None,
-        contains=(part.role,),
+        contains=whole.contains if part.role == whole.role else (part.role,),
+        blocks=1,
     )

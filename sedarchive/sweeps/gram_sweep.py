@@ -78,8 +78,8 @@ def _leaf_tensors(anatomy: Anatomy) -> list[str]:
     return list(dict.fromkeys(leaf.tensor for leaf in anatomy.leaves))
 
 
-BlockSums = list[GramSums] | str
-"""Sums of each leaf of a tensor over one block, or why the block could not be read."""
+BlockSums = list[GramSums | None] | str
+"""Sums of each leaf of a tensor over one block, None for those outside it, or why the block could not be read."""
 
 
 def _gram_task(
@@ -96,8 +96,15 @@ def _gram_block(anatomy: Anatomy, band: int | None, block: Block, memory: Reused
     except ArchiveError as error:
         return str(error)
     return [
-        gram_sums(select_part(theta, block.start, leaf.part), unit, band) for leaf in anatomy.leaves_of(block.tensor)
+        gram_sums(select_part(theta, block.start, leaf.part), unit, band) if _touches(block, leaf) else None
+        for leaf in anatomy.leaves_of(block.tensor)
     ]
+
+
+def _touches(block: Block, leaf: Leaf) -> bool:
+    """Whether a leaf may have elements in a block: an expert of a stack lies in one row alone."""
+    row = leaf.part.row if leaf.part else None
+    return row is None or block.start <= row < block.stop
 
 
 def _rounding_unit(dtypes: Sequence[str]) -> RoundingUnit:
@@ -111,23 +118,28 @@ class _Pending:
 
     def __init__(self, stored: "StoredGrams", outcome: GramOutcome, n_blocks: dict[str, int]) -> None:
         self._stored, self._outcome, self._left = stored, outcome, n_blocks
-        self._sums: dict[str, list[GramSums]] = {}
+        self._sums: dict[str, list[GramSums | None]] = {}
 
     def add(self, block: Block, sums: BlockSums) -> None:
         tensor = block.tensor
         self._left[tensor] -= 1
         if isinstance(sums, str):
             self._outcome.failed[tensor] = sums
-        elif tensor in self._sums:
-            for total, part in zip(self._sums[tensor], sums, strict=True):
-                total.add(part)
         else:
-            self._sums[tensor] = sums
+            totals = self._sums.get(tensor, [None] * len(sums))
+            self._sums[tensor] = [_total(total, part) for total, part in zip(totals, sums, strict=True)]
         if self._left[tensor] == 0:
             self._finish(tensor)
 
     def _finish(self, tensor: str) -> None:
         sums = self._sums.pop(tensor, None)
         if sums is not None and tensor not in self._outcome.failed:
-            self._stored.write(tensor, sums)
+            self._stored.write(tensor, [leaf_sums for leaf_sums in sums if leaf_sums is not None])
             self._outcome.computed += 1
+
+
+def _total(total: GramSums | None, part: GramSums | None) -> GramSums | None:
+    if total is None or part is None:
+        return total or part
+    total.add(part)
+    return total

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
 
 from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
@@ -106,6 +109,14 @@ def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[
         return
     for at, position in enumerate(positions):
         for leaf in leaves:
-            assert leaf.shape is not None
-            matrix = select_part(theta[at : at + 1], 0, leaf.part).reshape(leaf.shape)
+            matrix = _matrix(leaf, select_part(theta[at : at + 1], 0, leaf.part))
             yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=exact))
+
+
+def _matrix(leaf: Leaf, elements: NDArray[Any]) -> NDArray[Any]:
+    """Elements of a leaf as its matrix."""
+    assert leaf.shape is not None
+    if leaf.blocks == 1:
+        return elements.reshape(leaf.shape)
+    rows, columns = leaf.shape
+    return elements.reshape(leaf.blocks, rows, columns // leaf.blocks).swapaxes(0, 1).reshape(leaf.shape)

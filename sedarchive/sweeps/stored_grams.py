@@ -63,7 +63,10 @@ def gram_key(anatomy: Anatomy, options: GramOptions) -> str:
 
 def _part_key(leaf: Leaf) -> list[int] | None:
     part = leaf.part
-    return None if part is None else [part.axis, part.period, part.start, part.stop]
+    if part is None:
+        return None
+    row = [] if part.row is None else [part.row]
+    return [part.axis, part.period, part.start, part.stop, *row]
 
 
 @dataclass(frozen=True)
