@@ -2,15 +2,18 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sedarchive.errors import HistoryError
+from sedarchive.families import Family
 from sedarchive.history import Finding, RunSource
 from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.readers import open_checkpoint
 from sedarchive.render import counted
+from sedarchive.roles import assign_roles
 from sedarchive.sizes import format_size
 
 
@@ -29,6 +32,11 @@ class IngestPlan:
     """Tensors of the last checkpoint."""
     logs: list[str]
     findings: list[Finding]
+    architecture: str
+    roles: dict[str, int]
+    """Tensors of the last checkpoint by role; ``buffer`` and ``integer`` where they are no parameters."""
+    kept_whole: dict[str, str]
+    """Fused tensor -> why it is not split."""
 
     def describe(self) -> str:
         """Lines for people."""
@@ -37,13 +45,23 @@ class IngestPlan:
         lines = [
             f"{self.run}: {counted(self.checkpoints, 'checkpoint')}, {steps}, from {self.folder}",
             f"  {counted(self.tensors, 'tensor')}, {size} a checkpoint, about {total} in all",
+            f"  architecture: {self.architecture}; {', '.join(f'{n} {role}' for role, n in self.roles.items())}",
             f"  logs: {', '.join(self.logs) or 'none'}",
         ]
+        lines += [f"  {names[0]} ({counted(len(names), 'tensor')}): {why}" for why, names in self._by_reason().items()]
         return "\n".join(lines + [f"  {found.severity}: {found.detail}" for found in self.findings])
 
+    def _by_reason(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for tensor, why in self.kept_whole.items():
+            found.setdefault(why, []).append(tensor)
+        return found
 
-def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPlan]:
+
+def plan_ingest(paths: Sequence[Path], options: IngestOptions, families: Sequence[Family] = ()) -> list[IngestPlan]:
     """What :func:`sedarchive.ingest.ingest` would add: one checkpoint's header a run is read, and nothing is written.
+
+    ``families`` of the user's own tell the architecture before the shipped ones do.
 
     Raises
     ------
@@ -51,10 +69,10 @@ def plan_ingest(paths: Sequence[Path], options: IngestOptions) -> list[IngestPla
         If a path holds none.
     """
     sources, _ = find_sources(paths, options)
-    return [_plan_run(source) for source in sources]
+    return [_plan_run(source, families) for source in sources]
 
 
-def _plan_run(source: RunSource) -> IngestPlan:
+def _plan_run(source: RunSource, families: Sequence[Family]) -> IngestPlan:
     findings, specs = list(source.findings), {}
     last = source.checkpoints[-1]
     try:
@@ -62,6 +80,7 @@ def _plan_run(source: RunSource) -> IngestPlan:
             specs = {name: spec for name, spec in reader.specs.items() if name not in reader.ties}
     except HistoryError as error:
         findings.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
+    found = assign_roles(specs, source.config, families=families)
     return IngestPlan(
         source.name,
         str(source.folder),
@@ -72,4 +91,7 @@ def _plan_run(source: RunSource) -> IngestPlan:
         len(specs),
         [os.path.relpath(log, source.folder) for log in source.logs],
         findings,
+        found.family,
+        dict(Counter(role.kind if role.kind in ("buffer", "integer") else role.role for role in found.roles.values())),
+        {name: role.reason for name, role in found.roles.items() if role.contains and role.reason},
     )

@@ -13,11 +13,13 @@ from sedarchive.cli.common import (
     FAILED,
     GOES_ON,
     ArchiveOption,
+    ArchOption,
     DatabaseOption,
     JsonOption,
     MaxMemOption,
     QuietOption,
     WorkersOption,
+    checked_family,
     fail,
     handled,
     printable,
@@ -68,6 +70,7 @@ def ingest(
     aliases: Annotated[
         Path | None, typer.Option("--aliases", help="TOML file with names in your logs: val_loss = ['dev/nll'].")
     ] = None,
+    arch: ArchOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be ingested; write nothing.")] = False,
     workers: WorkersOption = DEFAULT_WORKERS,
     max_mem: MaxMemOption = "512MB",
@@ -81,6 +84,7 @@ def ingest(
     Example: sedarchive ingest runs/
     """
     from sedarchive.archive.store import CODECS
+    from sedarchive.families import parse_family
     from sedarchive.ingest import IngestOptions
     from sedarchive.ingest import ingest as ingest_paths
     from sedarchive.logs import Aliases, read_aliases
@@ -89,6 +93,8 @@ def ingest(
 
     if codec not in CODECS:
         raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
+    if arch and not dry_run:
+        raise typer.BadParameter("it tells --dry-run what tensors are; give it to compute as well", param_hint="--arch")
     with handled(GOES_ON):
         names = read_aliases(aliases) if aliases else Aliases()
         steps = read_steps_map(steps_map) if steps_map else None
@@ -97,7 +103,8 @@ def ingest(
             run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex, names, selection
         )
         if dry_run:
-            plans = plan_ingest(paths, options)
+            families = (parse_family(checked_family(arch), str(arch)),) if arch else ()
+            plans = plan_ingest(paths, options, families)
             if json_output:
                 write_json([asdict(plan) for plan in plans])
             for plan in plans if not json_output else []:

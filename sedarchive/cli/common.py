@@ -30,6 +30,9 @@ DatabaseOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Parallel workers, one BLAS thread each.")]
+ArchOption = Annotated[
+    Path | None, typer.Option("--arch", help="Family file of your own, tried first; `sedarchive arch` tells more.")
+]
 MaxMemOption = Annotated[str, typer.Option("--max-mem", help="Working memory of all workers, such as 512MB or 2GB.")]
 
 DEFAULT_ARCHIVE = Path("archive.zarr")
@@ -68,6 +71,15 @@ def size_option(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def checked_family(path: Path) -> str:
+    """Text of a family file that is sound."""
+    from sedarchive.families import family_text, parse_family
+
+    text = family_text(path)
+    parse_family(text, str(path))
+    return text
 
 
 GOES_ON = "what was finished is kept, and the same command goes on from there"

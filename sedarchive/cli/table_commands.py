@@ -15,11 +15,13 @@ from sedarchive.cli.common import (
     GOES_ON,
     NOTHING,
     ArchiveOption,
+    ArchOption,
     DatabaseOption,
     JsonOption,
     MaxMemOption,
     QuietOption,
     WorkersOption,
+    checked_family,
     handled,
     printable,
     progress_bar,
@@ -48,6 +50,7 @@ def compute(
     band: Annotated[int | None, typer.Option(min=2, help="Keep products of updates up to this distance only.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")] = None,
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
+    arch: ArchOption = None,
     runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
     scheduler: Annotated[str, typer.Option(help="threads (Dask) or serial.")] = "threads",
     cluster: Annotated[
@@ -98,6 +101,7 @@ def compute(
             cluster=cluster,
             heads=heads,
             kv_heads=kv_heads,
+            arch=checked_family(arch) if arch else None,
             runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
         )
         if dry_run:

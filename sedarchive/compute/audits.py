@@ -1,6 +1,6 @@
 """The audit of stored runs: commit records and stored Gram matrices to the checks, and the checks to findings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from sedarchive.audit.numbers import (
     rounding_evidence,
 )
 from sedarchive.compute.catalog import standing_findings
-from sedarchive.compute.requests import recorded_layout
+from sedarchive.compute.requests import Layout, recorded_layout
 from sedarchive.errors import ArchiveError, DatabaseError
 from sedarchive.gram import Gram
 from sedarchive.history import Finding
@@ -162,22 +162,22 @@ def audit_archive(archive: Path, database: Path, run: str | None = None) -> list
     return [_audit_run(one, layout, across.get(one.name, [])) for one in runs if one.name in wanted]
 
 
-def _layout(database: Path, archive_id: str) -> Mapping[str, int]:
+def _layout(database: Path, archive_id: str) -> Layout:
     """Heads and band that ``compute`` was given, as far as the database says."""
     if database.exists():
         with suppress(DatabaseError), Database.read(database, archive_id) as tables:
             return recorded_layout(tables)
-    return {}
+    return Layout()
 
 
-def _audit_run(run: RunArchive, layout: Mapping[str, int], across: list[Finding]) -> RunAudit:
+def _audit_run(run: RunArchive, layout: Layout, across: list[Finding]) -> RunAudit:
     """Audit one run; a damaged one is a finding."""
     found = [*run.findings, *across]
     try:
         if not run.commits:
             return RunAudit(run.name, tuple(found), "the run has no checkpoint")
-        parts = anatomy(run, layout.get("heads"), layout.get("kv_heads"))
-        options = GramOptions(MIB, layout.get("band"))
+        parts = anatomy(run, layout.heads, layout.kv_heads, layout.families)
+        options = GramOptions(MIB, layout.band)
         audit = Audit(parts, StoredGrams(parts, run.store, gram_key(parts, options)))
         found += findings_of(audit.digests)
         if not audit.leaves:

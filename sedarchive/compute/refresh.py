@@ -7,7 +7,7 @@ stops the others.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
@@ -15,7 +15,7 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, audit_rows, write_catalog
-from sedarchive.compute.requests import OpenDatabase, Requests, record_requests, recorded_layout
+from sedarchive.compute.requests import Layout, OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
@@ -50,12 +50,14 @@ class ComputeOptions:
     """Where the sweeps run: ``local``, a scheduler's address, or in this process."""
     heads: int | None = None
     kv_heads: int | None = None
+    arch: str | None = None
+    """Text of a family file of the user's own."""
     runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
-    def layout(self) -> dict[str, int | None]:
+    def layout(self) -> Layout:
         """Options that change what leaves and Gram matrices are; one left out is the one last given."""
-        return {"heads": self.heads, "kv_heads": self.kv_heads, "band": self.band}
+        return Layout(self.heads, self.kv_heads, self.band, self.arch)
 
     @property
     def gram(self) -> GramOptions:
@@ -173,8 +175,7 @@ def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list
 
 def _with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions:
     """Options with those that an earlier request gave and this one leaves out."""
-    given = {name: value for name, value in options.layout.items() if value is not None}
-    return replace(options, **(recorded_layout(database) | given))  # type: ignore[arg-type]  # the three are int | None
+    return replace(options, **asdict(options.layout.or_else(recorded_layout(database))))
 
 
 def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
@@ -198,11 +199,12 @@ def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, op
 
 def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[list[Anatomy], list[RunComputed]]:
     """Anatomies of the runs that have checkpoints, and reports on those whose records are damaged."""
+    families = options.layout.families
     found: list[Anatomy] = []
     refused: list[RunComputed] = []
     for run in runs:
         try:
-            found += [anatomy(run, options.heads, options.kv_heads)] if run.commits else []
+            found += [anatomy(run, options.heads, options.kv_heads, families)] if run.commits else []
         except ArchiveError as error:
             refused.append(RunComputed(run.name, error=str(error)))
     return found, refused

@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import HistoryError
+from sedarchive.families import Family, parse_family
 from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.recipes import shortened
 from sedarchive.tables import Database
@@ -122,12 +123,32 @@ def _row_problem(row: dict[str, str], facts: Mapping[str, Any]) -> str | None:
     return "the run has a row above" if row["run"] in facts else None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Options that change what leaves and Gram matrices are."""
+
+    heads: int | None = None
+    kv_heads: int | None = None
+    band: int | None = None
+    arch: str | None = None
+    """Text of a family file of the user's own."""
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Families of the user's own."""
+        return (parse_family(self.arch, "given by --arch"),) if self.arch else ()
+
+    def or_else(self, before: "Layout") -> "Layout":
+        """These options, and what they leave out as it was before."""
+        return replace(before, **{name: value for name, value in asdict(self).items() if value is not None})
+
+
 def record_requests(
     database: Database,
     windows: Sequence[int],
     scopes: Sequence[str],
     runs_info: dict[str, dict[str, str]],
-    layout: Mapping[str, int | None],
+    layout: Layout,
 ) -> Requests:
     """Add a request to those recorded, and return all of them."""
     known: dict[str, list[str]] = {}
@@ -138,17 +159,19 @@ def record_requests(
     all_scopes = list(dict.fromkeys([*DEFAULT_SCOPES, *kept, *scopes]))
     info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | runs_info
     recorded = [("window", str(size)) for size in asked] + [("scope", scope) for scope in all_scopes]
-    recorded += [(name, str(value)) for name, value in sorted(layout.items()) if value is not None]
+    recorded += [(name, str(value)) for name, value in sorted(asdict(layout).items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
     return Requests(tuple(sorted({*DEFAULT_WINDOWS, *asked})), frozenset(asked), tuple(all_scopes), info)
 
 
-def recorded_layout(database: Database) -> dict[str, int]:
-    """Options that change what leaves and Gram matrices are, as they were last asked for: heads, kv_heads, band."""
-    sql = "SELECT kind, value FROM requests WHERE kind IN ('heads', 'kv_heads', 'band')"
-    return {kind: int(value) for kind, value in database.rows(sql).rows}
+def recorded_layout(database: Database) -> Layout:
+    """Options that change what leaves and Gram matrices are, as last asked for."""
+    sql = "SELECT kind, value FROM requests WHERE kind IN ('heads', 'kv_heads', 'band', 'arch')"
+    known: dict[str, str] = dict(database.rows(sql).rows)
+    heads, kv_heads, band = (int(known[name]) if name in known else None for name in ("heads", "kv_heads", "band"))
+    return Layout(heads, kv_heads, band, known.get("arch"))
 
 
 def _own_name(scope: str) -> str | None:

@@ -14,6 +14,7 @@ from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import GramSums, RoundingUnit, gram_sums, select_part
 from sedarchive.history import DTYPES
+from sedarchive.leaves import Leaf
 from sedarchive.plan.tasks import Block, SweepPlan, plan_gram
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks

@@ -1,0 +1,272 @@
+"""Inspection: what a checkpoint holds and how each tensor is understood, from its headers alone."""
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from sedarchive.errors import HistoryError
+from sedarchive.families import Family
+from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.parts import Part
+from sedarchive.readers import CheckpointReader, find_runs, open_checkpoint
+from sedarchive.readers.folder import weight_files
+from sedarchive.render import counted
+from sedarchive.result import Result
+from sedarchive.roles import Architecture, assign_roles
+from sedarchive.sizes import format_size
+
+_SHOWN_PARTS = 4
+_SHOWN_STEPS = 3
+_TIES = {"storage": "shares the storage of {}", "config": "by the config the same as {}: counted once if it is"}
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user tells of a history."""
+
+    heads: int | None = None
+    kv_heads: int | None = None
+    families: tuple[Family, ...] = ()
+    """Families of the user's own, tried before the shipped ones."""
+    step_pattern: str | None = None
+
+
+@dataclass(frozen=True)
+class InspectedPart:
+    """One logical matrix of a fused or stacked tensor."""
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InspectedTensor:
+    """One tensor, as its header and the families tell it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_bytes: int
+    kind: str
+    """``matrix``, ``vector``, ``array``, ``buffer`` or ``integer``."""
+    role: str
+    layer: int | None
+    expert: int | None
+    matrix: tuple[int, int] | None
+    """Rows and columns of the one matrix that it is looked at as, None if it is none or several."""
+    parts: tuple[InspectedPart, ...]
+    tied_to: str | None
+    tied_by: str | None
+    """``storage`` or ``config``."""
+    reason: str | None
+    """Why it is kept whole or no parameter, and what else there is to say."""
+    family: str | None
+    """Family whose entry knows the name: the run's, ``plain`` or ``buffers``; None if none does."""
+    pattern: str | None
+    """Regular expression of that entry."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of its own: none if it is tied, a buffer, or of integers."""
+        return 0 if self.tied_to or self.kind in ("buffer", "integer") else prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One run, or one checkpoint, and the tensors of its newest checkpoint."""
+
+    run: str
+    checkpoint: str
+    """Path of the checkpoint that was opened."""
+    format: str
+    step: int
+    steps: tuple[int, ...]
+    architecture: str
+    model_type: str | None
+    """What the config beside it says."""
+    n_layers: int
+    n_parameters: int
+    """Tied ones once; buffers and integers are none."""
+    n_bytes: int
+    """Bytes of all tensors, those that share storage once."""
+    tensors: tuple[InspectedTensor, ...]
+    findings: tuple[Finding, ...]
+    error: str | None = None
+    """Why the checkpoint cannot be read; no tensors then."""
+
+    def describe(self) -> str:
+        """Lines for people, the tensors apart."""
+        if self.error:
+            return f"{self.run}: {self.error}"
+        model_type = f", model_type {self.model_type}" if self.model_type else ", no config"
+        kinds = Counter(one.kind for one in self.tensors)
+        others = [counted(kinds[kind], noun) for kind, noun in _KINDS.items() if kinds[kind]]
+        parameters = f"{self.n_parameters:,} parameters in {counted(self.n_layers, 'layer')}"
+        lines = [
+            f"{self.run}: step {self.step}, {self.checkpoint}",
+            f"  format: {self.format}",
+            f"  steps: {_listed(self.steps)}",
+            f"  architecture: {self.architecture}{model_type}",
+            f"  {parameters}, {format_size(self.n_bytes)}; {counted(len(self.tensors), 'tensor')}: {', '.join(others)}",
+        ]
+        ties = [f"  tied: {one.name}, {_note(one)}" for one in self.tensors if one.tied_to]
+        return "\n".join(lines + ties)
+
+
+_KINDS = {
+    "matrix": "of two axes", "vector": "of one axis", "array": "of more axes",
+    "buffer": "buffer", "integer": "of integers",
+}  # fmt: skip
+
+
+def inspect(path: Path, hints: Hints = Hints()) -> list[Inspection]:
+    """What a checkpoint, or the newest checkpoint of each run of a folder, holds; no weight is read.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If there is none.
+    HistoryError
+        If a number of heads is not positive.
+    """
+    empty = assign_roles({}, None, hints.heads, hints.kv_heads)  # refuses such a number once, before any file
+    return [_inspect_run(source, hints, empty) for source in find_runs(path, step_pattern=hints.step_pattern)]
+
+
+def _inspect_run(source: RunSource, hints: Hints, empty: Architecture) -> Inspection:
+    last = source.checkpoints[-1]
+    try:
+        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
+            found = assign_roles(reader.specs, source.config, hints.heads, hints.kv_heads, hints.families)
+            return _inspection(source, _tensors(reader, found), found, reader.findings)
+    except HistoryError as error:
+        return _inspection(source, (), empty, (), str(error))
+
+
+def _inspection(
+    source: RunSource,
+    tensors: tuple[InspectedTensor, ...],
+    found: Architecture,
+    findings: Sequence[Finding],
+    error: str | None = None,
+) -> Inspection:
+    last = source.checkpoints[-1]
+    model_type = source.config.get("model_type")
+    return Inspection(
+        run=source.name,
+        checkpoint=str(last.path),
+        format=_format(last),
+        step=last.step,
+        steps=tuple(checkpoint.step for checkpoint in source.checkpoints),
+        architecture=found.family,
+        model_type=model_type if isinstance(model_type, str) else None,
+        n_layers=found.n_layers,
+        n_parameters=sum(one.n_parameters for one in tensors),
+        n_bytes=sum(one.n_bytes for one in tensors if one.tied_by != "storage"),
+        tensors=tensors,
+        findings=(*source.findings, *findings),
+        error=error,
+    )
+
+
+def _format(source: CheckpointSource) -> str:
+    try:
+        files = weight_files(source.path).files
+    except HistoryError:
+        return "unknown"
+    kinds = sorted({"safetensors" if file.suffix.lower() == ".safetensors" else "torch" for file in files})
+    return f"{' and '.join(kinds)}, {counted(len(files), 'file')}"
+
+
+def _tensors(reader: CheckpointReader, found: Architecture) -> tuple[InspectedTensor, ...]:
+    by_config = {head: (embedding, "config") for head, embedding in found.tie_candidates if found.tied_by_config}
+    ties = by_config | {name: (owner, "storage") for name, owner in reader.ties.items()}
+    return tuple(_tensor(spec, found, ties) for spec in reader.specs.values())
+
+
+def _tensor(spec: TensorSpec, found: Architecture, ties: Mapping[str, tuple[str, str]]) -> InspectedTensor:
+    role = found.roles[spec.name]
+    tied_to, tied_by = ties.get(spec.name, (None, None))
+    return InspectedTensor(
+        name=spec.name,
+        dtype=spec.dtype,
+        shape=spec.shape,
+        n_bytes=spec.nbytes,
+        kind=role.kind,
+        role=role.role,
+        layer=role.layer,
+        expert=role.expert,
+        matrix=role.matrix.shape if role.matrix and not role.parts and role.kind in ("matrix", "array") else None,
+        parts=tuple(InspectedPart(part.name, part.role, _part_shape(part, spec.shape)) for part in role.parts),
+        tied_to=tied_to,
+        tied_by=tied_by,
+        reason=role.reason,
+        family=role.family,
+        pattern=role.pattern,
+    )
+
+
+def _part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if part.shape is not None:
+        return part.shape
+    return tuple(part.length(length) if axis == part.axis else length for axis, length in enumerate(shape))
+
+
+def tensor_table(inspection: Inspection, every: bool = False) -> Result:
+    """Return the tensors as rows for people, those that differ in numbers of layers and experts alone in one row.
+
+    Parameters
+    ----------
+    every
+        A row for each tensor instead.
+    """
+    columns = ["tensor", "count", "shape", "dtype", "role", "matrices", "size", "note"]
+    groups: dict[tuple[str, ...], list[InspectedTensor]] = {}
+    for one in inspection.tensors:
+        name = one.name if every else re.sub(r"(?<![^.])\d+(?![^.])", "*", one.name)
+        groups.setdefault((name, _by(one.shape), one.dtype, one.role, _matrices(one), _note(one)), []).append(one)
+    rows = [
+        (name, len(some), shape, dtype, role, matrices, format_size(sum(one.n_bytes for one in some)), note)
+        for (name, shape, dtype, role, matrices, note), some in groups.items()
+    ]
+    return Result(columns, ["VARCHAR", "BIGINT", *["VARCHAR"] * 6], rows)
+
+
+def match_table(inspection: Inspection) -> Result:
+    """Return how each tensor was matched as rows for people: the entry that knows it, its role and its split."""
+    rows = [
+        (one.name, _by(one.shape), one.family, one.role, _matrices(one), _note(one), one.pattern)
+        for one in inspection.tensors
+    ]
+    columns = ["tensor", "shape", "family", "role", "matrices", "note", "pattern"]
+    return Result(columns, ["VARCHAR"] * len(columns), rows)
+
+
+def _matrices(tensor: InspectedTensor) -> str:
+    """Logical matrices of a tensor in a few words."""
+    if not tensor.parts:
+        return _by(tensor.matrix) if tensor.matrix else ""
+    shown = [f"{part.name} {_by(part.shape)}" for part in tensor.parts[:_SHOWN_PARTS]]
+    more = len(tensor.parts) - len(shown)
+    return ", ".join(shown + ([f"and {more} more"] if more else []))
+
+
+def _note(tensor: InspectedTensor) -> str:
+    tie = _TIES[tensor.tied_by].format(tensor.tied_to) if tensor.tied_by else None
+    return tie or tensor.reason or ""
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    """Steps in a line: all of a few, else the first ones and the last."""
+    few = len(steps) <= 2 * _SHOWN_STEPS
+    shown = list(map(str, steps if few else steps[:_SHOWN_STEPS]))
+    return ", ".join(shown + ([] if few else ["...", str(steps[-1])])) + (f" ({len(steps)})" if len(steps) > 1 else "")
