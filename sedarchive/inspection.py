@@ -63,6 +63,8 @@ class InspectedTensor:
     tied_to: str | None
     tied_by: str | None
     """``storage`` or ``config``."""
+    layout: str | None
+    """How its parts lie, such as ``thirds of the rows``; None if it has none."""
     reason: str | None
     """Why it is kept whole or no parameter, and what else there is to say."""
     family: str | None
@@ -89,6 +91,9 @@ class Inspection:
     architecture: str
     model_type: str | None
     """What the config beside it says."""
+    heads: int | None
+    """Attention heads, as given or as the config has them."""
+    kv_heads: int | None
     n_layers: int
     n_parameters: int
     """Tied ones once; buffers and integers are none."""
@@ -105,22 +110,27 @@ class Inspection:
             return f"{self.run}: {self.error}"
         model_type = f", model_type {self.model_type}" if self.model_type else ", no config"
         kinds = Counter(one.kind for one in self.tensors)
-        others = [counted(kinds[kind], noun) for kind, noun in _KINDS.items() if kinds[kind]]
+        others = [f"{kinds[kind]} {words}" for kind, words in _KINDS.items() if kinds[kind]]
         parameters = f"{self.n_parameters:,} parameters in {counted(self.n_layers, 'layer')}"
         lines = [
             f"{self.run}: step {self.step}, {self.checkpoint}",
             f"  format: {self.format}",
             f"  steps: {_listed(self.steps)}",
-            f"  architecture: {self.architecture}{model_type}",
+            f"  architecture: {self.architecture}{model_type}, {self._heads()}",
             f"  {parameters}, {format_size(self.n_bytes)}; {counted(len(self.tensors), 'tensor')}: {', '.join(others)}",
         ]
         ties = [f"  tied: {one.name}, {_note(one)}" for one in self.tensors if one.tied_to]
         return "\n".join(lines + ties)
 
+    def _heads(self) -> str:
+        if self.heads is None:
+            return "heads unknown"
+        return counted(self.heads, "head") + (f", {self.kv_heads} of keys and values" if self.kv_heads else "")
+
 
 _KINDS = {
     "matrix": "of two axes", "vector": "of one axis", "array": "of more axes",
-    "buffer": "buffer", "integer": "of integers",
+    "buffer": "no parameters", "integer": "of integers",
 }  # fmt: skip
 
 
@@ -165,6 +175,8 @@ def _inspection(
         steps=tuple(checkpoint.step for checkpoint in source.checkpoints),
         architecture=found.family,
         model_type=model_type if isinstance(model_type, str) else None,
+        heads=found.heads.query,
+        kv_heads=found.heads.key_value,
         n_layers=found.n_layers,
         n_parameters=sum(one.n_parameters for one in tensors),
         n_bytes=sum(one.n_bytes for one in tensors if one.tied_by != "storage"),
@@ -205,6 +217,7 @@ def _tensor(spec: TensorSpec, found: Architecture, ties: Mapping[str, tuple[str,
         parts=tuple(InspectedPart(part.name, part.role, _part_shape(part, spec.shape)) for part in role.parts),
         tied_to=tied_to,
         tied_by=tied_by,
+        layout=role.layout,
         reason=role.reason,
         family=role.family,
         pattern=role.pattern,
@@ -258,7 +271,7 @@ def _matrices(tensor: InspectedTensor) -> str:
 
 def _note(tensor: InspectedTensor) -> str:
     tie = _TIES[tensor.tied_by].format(tensor.tied_to) if tensor.tied_by else None
-    return tie or tensor.reason or ""
+    return tie or "; ".join(filter(None, (tensor.layout, tensor.reason)))
 
 
 def _by(shape: tuple[int, ...]) -> str:

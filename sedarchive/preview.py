@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sedarchive.history import Finding, RunSource
 from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.readers import open_checkpoint
 from sedarchive.render import counted
-from sedarchive.roles import assign_roles
+from sedarchive.roles import ROLES, TensorRole, assign_roles
 from sedarchive.sizes import format_size
 
 
@@ -34,7 +34,7 @@ class IngestPlan:
     findings: list[Finding]
     architecture: str
     roles: dict[str, int]
-    """Tensors of the last checkpoint by role; ``buffer`` and ``integer`` where they are no parameters."""
+    """Logical matrices and vectors of the last checkpoint by role; ``no parameter`` for buffers and integers."""
     kept_whole: dict[str, str]
     """Fused tensor -> why it is not split."""
 
@@ -92,6 +92,17 @@ def _plan_run(source: RunSource, families: Sequence[Family]) -> IngestPlan:
         [os.path.relpath(log, source.folder) for log in source.logs],
         findings,
         found.family,
-        dict(Counter(role.kind if role.kind in ("buffer", "integer") else role.role for role in found.roles.values())),
+        _by_role(found.roles.values()),
         {name: role.reason for name, role in found.roles.items() if role.contains and role.reason},
     )
+
+
+def _by_role(roles: Iterable[TensorRole]) -> dict[str, int]:
+    """Count logical matrices and vectors by role, in the order of the roles."""
+    counts: Counter[str] = Counter()
+    for role in roles:
+        if role.kind in ("buffer", "integer"):
+            counts["no parameter"] += 1
+        else:
+            counts.update([part.role for part in role.parts] or [role.role])
+    return {role: counts[role] for role in (*ROLES, "no parameter") if counts[role]}

@@ -61,6 +61,8 @@ class TensorRole:
     """Family whose entry knows the name: the run's, ``plain`` or ``buffers``; None if none does."""
     pattern: str | None = None
     """Regular expression of that entry."""
+    layout: str | None = None
+    """How its parts lie, such as ``thirds of the rows``; None if it has none."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Architecture:
     """Every tensor given, by name."""
     tied_by_config: bool | None
     """Whether the config ties the unembedding to the embedding; None if it does not say."""
+    heads: Heads
+    """Numbers of heads, as given or as the config has them."""
     tie_candidates: tuple[tuple[str, str], ...]
     """Pairs (unembedding, embedding) of equal shape and dtype, both present: (tied name, canonical name)."""
 
@@ -122,6 +126,7 @@ def assign_roles(
         n_layers=len({role.layer for role in roles.values()} - {None}),
         roles=roles,
         tied_by_config=_read_tie(config, families),
+        heads=geometry,
         tie_candidates=_tie_candidates(specs, roles),
     )
 
@@ -148,7 +153,17 @@ def _tensor_role(spec: TensorSpec, match: Match, heads: Heads) -> TensorRole:
         matrix=as_matrix(spec.shape, rule.view if rule else ""),
         family=match.family,
         pattern=rule.pattern.pattern if rule else None,
+        layout=_layout(rule, spec.shape) if rule and parts else None,
     )
+
+
+def _layout(rule: Rule, shape: tuple[int, ...]) -> str:
+    """Say how the parts of a divided tensor lie."""
+    split = rule.split
+    along = f"{split.rule} of the {'columns' if split.axis else 'rows'}" if split else ""
+    if len(shape) == 1:
+        return f"{split.rule}" if split else ""
+    return f"stack of experts, {along}".removesuffix(", ") if rule.view == "experts" else along
 
 
 def _divide(rule: Rule, shape: tuple[int, ...], heads: Heads) -> tuple[tuple[Part, ...], str | None]:

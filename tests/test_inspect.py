@@ -62,6 +62,8 @@ def test_the_numbers_are_those_of_the_tensors(runs):
     tensors = tensors_of(found)
     assert {name: tuple(tensor["shape"]) for name, tensor in tensors.items()} == SMALL_MODEL
     fused = tensors["h.0.attn.c_attn.weight"]
+    assert fused["layout"] == "thirds of the columns"
+    assert (found["heads"], found["kv_heads"]) == (2, 2)
     assert [(part["role"], part["shape"]) for part in fused["parts"]] == [
         (role, [6, 6]) for role in ("query", "key", "value")
     ]
@@ -181,7 +183,7 @@ def test_a_family_of_the_users_own_is_used_by_inspect_the_dry_run_and_compute_an
     assert found["architecture"] == "mine"
     archive = ["--archive", analysis.archive]
     (plan,) = data_of(run_here("ingest", tmp_path / "runs", *archive, "--dry-run", "--arch", mine, "--json"))
-    assert plan["architecture"] == "mine"
+    assert (plan["architecture"], plan["roles"]) == ("mine", {"key": 1, "value": 1})
     assert "dry-run" in run_here("ingest", tmp_path / "runs", *archive, "--arch", mine, code=2).stderr
     run_here("ingest", tmp_path / "runs", *archive)
     both = [*archive, "--db", analysis.database]

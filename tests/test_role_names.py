@@ -80,6 +80,20 @@ def test_digits_that_are_too_many_for_an_index_are_none(name):
     assert (found.layer, found.expert) == (None, None)
 
 
+def test_layers_from_ten_on_are_told_apart_and_of_one_role():
+    names = [f"model.layers.{layer}.mlp.experts.{layer}.up_proj.weight" for layer in (9, 10, 11, 123)]
+    roles = assign_roles(specs(dict.fromkeys(names, (4, 4)))).roles
+    assert [(roles[name].layer, roles[name].expert) for name in names] == [(9, 9), (10, 10), (11, 11), (123, 123)]
+    assert {role.role for role in roles.values()} == {"up"}
+
+
+def test_a_name_longer_than_any_models_is_looked_at_no_further():
+    name = "layers.1." * 1000 + "q_proj.weight"
+    found = assign_roles(specs({name: (4, 4), "layers.1.q_proj.weight": (4, 4)})).roles
+    assert (found[name].role, found[name].layer, found[name].pattern) == ("other", None, None)
+    assert found["layers.1.q_proj.weight"].role == "query"
+
+
 def test_wrappers_in_names_do_not_matter_and_the_true_name_is_kept():
     name = "_orig_mod.model.layers.1._fsdp_wrapped_module.self_attn.q_proj.base_layer.weight"
     found = role_of(name)

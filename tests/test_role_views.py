@@ -258,6 +258,12 @@ def test_a_family_of_the_users_own_goes_before_the_shipped_ones():
     assert roles_of(shapes, families=own).family == "llama"  # it knows none of the names
 
 
+def test_an_entry_of_the_users_own_may_mean_one_layer():
+    own = (parse_family(MINE.replace("{block}mixed", r"b12\.mixed"), "mine.toml"),)
+    found = roles_of({f"b{layer}.mixed": (24, 8) for layer in (10, 11, 12)}, families=own)
+    assert [len(role.parts) for role in found.roles.values()] == [0, 0, 3]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sedarchive.families import Family, Rule, load_families
 
@@ -13,6 +13,9 @@ _WRAPPERS = re.compile(
 )
 _INTEGER_COMPONENT = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 _MAX_DIGITS = 6  # names come from files that nobody vouches for
+_LONGEST_NAME = 512  # no model has longer ones, and the time for a pattern may grow with their square
+_MANY = re.compile(r"(\A|\.)\d{2,}(?=\.|\Z)|\d{3,}")
+"""Numbers that make no difference to the shipped families: layers and experts from 10 on."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +54,43 @@ def match_names(
     tuple
         The family, None if none is confirmed, and what was found for each name.
     """
-    bare = {name: _WRAPPERS.sub("", name) for name in shapes}
-    bare_shapes = {bare[name]: shape for name, shape in shapes.items()}
+    bare = {name: _WRAPPERS.sub("", name) for name in shapes if len(name) <= _LONGEST_NAME}
+    # an entry of one's own may mean a certain layer; the shipped ones never do
+    first_alike: dict[tuple[str, tuple[int, ...]], str] = {}
+    stands_for = {
+        name: first_alike.setdefault((told if own else _MANY.sub(r"\g<1>100", told), shapes[name]), told)
+        for name, told in bare.items()
+    }
+    distinct = {told: shape for (_, shape), told in first_alike.items()}
     families = load_families()
-    family = _choose_own(own, bare_shapes, model_type) or _choose(families, bare_shapes, model_type)
-    plain = families["plain"]
-    buffers = _active(families["buffers"], bare_shapes)
-    rules = (_active(family, bare_shapes) if family else ()) + _active(plain, bare_shapes)
-    layers = {name: _block_layer(name, family, plain) for name in bare_shapes}
+    family = _choose_own(own, distinct, model_type) or _choose(families, distinct, model_type)
+    lookup = _Lookup(family, families, distinct)
+    layers = {name: lookup.block_layer(told) for name, told in bare.items()}
     if all(layer is None for layer in layers.values()):
-        layers = {name: _integer_component(name) for name in bare_shapes}
+        layers = {name: _integer_component(told) for name, told in bare.items()}
+    found = {told: lookup.find(told, shape) for told, shape in distinct.items()}
+    nothing = Match(None, False, None)
+    return family, {
+        name: replace(found[stands_for[name]], layer=layers[name]) if name in bare else nothing for name in shapes
+    }
 
-    owners = {id(rule): one.name for one in (families["buffers"], plain, family) if one for rule in one.rules}
 
-    def match(name: str, shape: tuple[int, ...]) -> Match:
-        buffer = _first(buffers, name, shape)
-        rule = buffer or _first(rules, name, shape)
-        return Match(rule, buffer is not None, layers[name], owners.get(id(rule)))
+class _Lookup:
+    """The entries that a set of tensors is looked up in: those of buffers, of its family, and the plain ones."""
 
-    return family, {name: match(bare[name], shape) for name, shape in shapes.items()}
+    def __init__(self, family: Family | None, families: Mapping[str, Family], shapes: Shapes) -> None:
+        self._family, self._plain = family, families["plain"]
+        asked = [one for one in (families["buffers"], family, families["plain"]) if one]
+        self._entries = [(one.name, rule) for one in asked for rule in _active(one, shapes)]
+
+    def find(self, name: str, shape: tuple[int, ...]) -> Match:
+        owner, rule = next((entry for entry in self._entries if entry[1].matches(name, shape)), (None, None))
+        return Match(rule, owner == "buffers", None, owner)
+
+    def block_layer(self, name: str) -> int | None:
+        """Index of the layer, as the family or else the plain names have it."""
+        match = (self._family.block.match(name) if self._family else None) or self._plain.block.match(name)
+        return read_index(match["layer"]) if match else None
 
 
 def _choose_own(families: Sequence[Family], shapes: Shapes, model_type: str | None) -> Family | None:
@@ -106,11 +127,6 @@ def _active(family: Family, shapes: Shapes) -> tuple[Rule, ...]:
 
 def _first(rules: tuple[Rule, ...], name: str, shape: tuple[int, ...]) -> Rule | None:
     return next((rule for rule in rules if rule.matches(name, shape)), None)
-
-
-def _block_layer(name: str, family: Family | None, plain: Family) -> int | None:
-    match = (family.block.match(name) if family else None) or plain.block.match(name)
-    return read_index(match["layer"]) if match else None
 
 
 def _integer_component(name: str) -> int | None:
