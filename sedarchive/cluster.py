@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 
 from sedarchive import __version__
 from sedarchive.errors import ClusterError, MissingExtraError
-from sedarchive.executor import TASKS_PER_WORKER, Executor, in_order
+from sedarchive.executor import Executor, in_order
+from sedarchive.plan.tasks import TASKS_PER_WORKER
 from sedarchive.sizes import MIB
 
 Task = TypeVar("Task")
@@ -127,7 +128,7 @@ def run_shipped(shipped: Shipped, task: Any) -> Any:
     return _opened(shipped)(task)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)  # what it opened, and the memory it read into, goes with the next sweep
 def _opened(shipped: Shipped) -> Callable[[Any], Any]:
     from distributed import get_worker
 

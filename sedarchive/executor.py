@@ -13,14 +13,13 @@ from typing import Literal, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from sedarchive.plan.tasks import TASKS_PER_WORKER
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Found = TypeVar("Found", covariant=True)
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
-
-TASKS_PER_WORKER = 2
-"""Tasks a worker in one batch: so many results are held at a time."""
 
 
 @dataclass(frozen=True)

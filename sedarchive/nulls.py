@@ -100,6 +100,7 @@ class NullCache:
         self._leaders: dict[tuple[float | int | bytes, ...], Leader] = {}
         self._numbers = 0
         self._drawn: dict[tuple[float, ...], Draws] = {}
+        self._books = Lock()
         self._turns: dict[tuple[float | int | bytes, ...], Lock] = {}
 
     def get(self, profile: Floats, dimension: float, draws: int, seed: int) -> Leader:
@@ -110,14 +111,16 @@ class NullCache:
             if leader is None:
                 leader = draw_leader(self._cosines(len(profile), dimension, draws, seed), profile, dimension)
                 self._keep(key, leader)
+        self._turns.pop(key, None)
         return leader
 
     def _keep(self, key: tuple[float | int | bytes, ...], leader: Leader) -> None:
-        if self._numbers + leader.gaps.size > _CACHE_NUMBERS:
-            self._leaders.clear()
-            self._numbers = 0
-        self._leaders[key] = leader
-        self._numbers += leader.gaps.size
+        with self._books:
+            if self._numbers + leader.gaps.size > _CACHE_NUMBERS:
+                self._leaders.clear()
+                self._numbers = 0
+            self._leaders[key] = leader
+            self._numbers += leader.gaps.size
 
     def _cosines(self, size: int, dimension: float, draws: int, seed: int) -> Draws:
         """Return the random cosines that all leaders of a size and dimension start from."""
@@ -129,6 +132,7 @@ class NullCache:
                 if len(self._drawn) >= _KEPT_COSINES:
                     self._drawn.clear()
                 self._drawn[key] = drawn
+        self._turns.pop(key, None)
         return drawn
 
 

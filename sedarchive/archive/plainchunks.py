@@ -8,6 +8,7 @@ file. All else (compressed chunks, other stores) goes through Zarr.
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedWriter
 from math import prod
@@ -47,7 +48,7 @@ class ReusedMemory(threading.local):
         """Array of any content; the one handed out before is given up."""
         n_bytes = prod(shape) * dtype.itemsize
         if n_bytes > self._bytes.nbytes:
-            del self._bytes  # before there is more
+            self._bytes = np.empty(0, dtype=np.uint8)  # given up before there is more
             self._bytes = np.empty(n_bytes, dtype=np.uint8)
         return self._bytes[:n_bytes].view(dtype).reshape(shape)
 
@@ -167,7 +168,8 @@ def _write_out_soon(file: BufferedWriter) -> None:
     """Have the disk begin with a large file now, beside what is computed next, so that the last sync waits less."""
     if file.tell() >= MIB and hasattr(os, "posix_fadvise"):
         file.flush()
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # a hint: not every file system takes it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _scrap(n_bytes: int) -> list[Bytes]:

@@ -271,7 +271,9 @@ class RunArchive:
         out = np.full(shape, np.nan, dtype=np.float64 if wide else np.float32)
         for info, slots in held:
             ordered = sorted(slots)
-            out[[slots[slot] for slot in ordered]] = decode(self.read_slots(info, rows, ordered), info.spec.dtype)
+            out[[slots[slot] for slot in ordered]] = decode(
+                self.read_slots(info, rows, ordered, memory), info.spec.dtype
+            )
         return out
 
     def _check_positions(self, positions: Sequence[int]) -> None:

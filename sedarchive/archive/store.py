@@ -172,7 +172,7 @@ def open_array(store: CheckedStore, path: str) -> "zarr.Array[Any]":
     """Open one array for reading or, if the store allows it, writing."""
     try:
         array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+", zarr_format=3)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArchiveError(
             f"{path}: the array's metadata cannot be read ({error}); run `sedarchive verify`"
         ) from error

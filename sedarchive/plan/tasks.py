@@ -6,9 +6,11 @@ depend on the executor: where blocks are large, fewer of them run at a time.
 Memory is in bytes throughout.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
+from itertools import groupby, islice
 from math import ceil
 from typing import TypeVar
 
@@ -28,7 +30,7 @@ TASK_BYTES = 64 * MIB
 """Decoded bytes (and results) that one Gram task handles, in blocks one after the other: 0.1-1 s."""
 TASK_FLOPS = 4 * 10**9
 """Work of one spectra task: 0.1-1 s on one core."""
-RESULTS_HELD = 2
+TASKS_PER_WORKER = 2
 """Tasks for each worker that are handed out at a time, so that the results of so many wait."""
 BLOCKS_AT_ONCE = 4
 """Blocks are cut so that this many fit into ``max_mem``, whatever the number of workers."""
@@ -102,7 +104,7 @@ def plan_gram(
         decodes = max(decodes, bands)
         read_bytes += bands * n_steps * layout.grid.rows * layout.row_bytes
         blocks += size.blocks(layout, n_rows)
-    limit = min(TASK_BYTES, max_mem // (4 * BLOCKS_AT_ONCE * RESULTS_HELD))
+    limit = min(TASK_BYTES, max_mem // (4 * BLOCKS_AT_ONCE * TASKS_PER_WORKER))
     tasks = tuple(_grouped(blocks, [one.decoded + one.result for one in blocks], limit))
     held = [_TaskMemory(max(one.working for one in task), sum(one.result for one in task)) for task in tasks]
     # beside them, the sums of the tensor under way
@@ -144,7 +146,7 @@ class _GramSize:
         n_rows = layout.grid.slab_rows
         while n_rows > 1 and self._working(layout, n_rows) > self.max_mem // BLOCKS_AT_ONCE:
             n_rows = ceil(n_rows / 2)
-        waiting = (RESULTS_HELD + 1) * gram_result_bytes(layout, self.n_steps, self.band)
+        waiting = (TASKS_PER_WORKER + 1) * gram_result_bytes(layout, self.n_steps, self.band)
         needed = self._working(layout, n_rows) + waiting
         # the margin is for the results of tasks that hold several blocks
         _check_fits(layout.tensor, f"one row at {self.n_steps} steps", needed + needed // 8, self.max_mem)
@@ -172,15 +174,21 @@ class _TaskMemory:
 
 def _most_workers(tasks: Sequence[_TaskMemory], beside: int, max_mem: int, workers: int) -> tuple[int, int]:
     """Workers that fit ``max_mem`` (at least one), and the memory that they need at the worst moment."""
-    for fitting in range(workers, 1, -1):
-        if (needed := beside + _at_once(tasks, fitting)) <= max_mem:
-            return fitting, needed
-    return 1, beside + _at_once(tasks, 1) if tasks else 0
+    if not tasks:
+        return 1, 0
+    more = bisect_right(range(2, workers + 1), max_mem, key=lambda n: beside + _at_once(tasks, n))
+    return 1 + more, beside + _at_once(tasks, 1 + more)
+
+
+def _without_repeats(tasks: Sequence[_TaskMemory], ahead: int) -> list[_TaskMemory]:
+    """Tasks without those that follow ``ahead`` equal ones: no window of so many needs them."""
+    return [task for _, equal in groupby(tasks) for task in islice(equal, ahead)]
 
 
 def _at_once(tasks: Sequence[_TaskMemory], workers: int) -> int:
     """Memory of the costliest tasks that may run side by side: each worker has one of the few handed out."""
-    ahead = RESULTS_HELD * workers
+    ahead = TASKS_PER_WORKER * workers
+    tasks = _without_repeats(tasks, ahead)
     windows = (tasks[start : start + ahead] for start in range(max(len(tasks) - ahead, 0) + 1))
     return max(
         sum(nlargest(workers, (task.working for task in window))) + sum(task.result for task in window)

@@ -139,14 +139,16 @@ class ByteView:
 
         Raises
         ------
-        IndexError
-            If the range leaves the tensor.
+        IndexError, ValueError
+            If the range leaves the tensor, or ``out`` is of another kind.
         """
         spec = self.spec("")
         if not 0 <= start <= stop <= spec.rows:
             raise IndexError(f"rows {start}:{stop} of a tensor with {spec.rows} rows")
         storage = np.dtype(DTYPES[self.dtype].storage)
         out = np.empty((stop - start, spec.columns), storage) if out is None else out
+        if out.shape != (stop - start, spec.columns) or out.dtype != storage or not out.flags.c_contiguous:
+            raise ValueError(f"rows {start}:{stop} do not fit an array {out.shape} of {out.dtype}")
         if out.size:
             bits = out.view(_bits(storage.itemsize)).reshape((stop - start, *self.shape[1:]))
             strides = self._strides() or (1,)

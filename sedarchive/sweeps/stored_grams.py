@@ -111,6 +111,7 @@ class StoredGrams:
     def __init__(self, anatomy: Anatomy, store: CheckedStore, key: str) -> None:
         self.key = key
         self._run: RunArchive = anatomy.run
+        self._anatomy = anatomy
         self._leaves = anatomy.leaves
         self._index = {leaf.name: at for at, leaf in enumerate(anatomy.leaves)}
         self._store = store
@@ -143,7 +144,7 @@ class StoredGrams:
 
     def write(self, tensor: str, sums: Sequence[GramSums]) -> None:
         """Store the leaves of one tensor; the Gram matrix last, since its chunk says that the leaf is done."""
-        names = [leaf.name for leaf in self._leaves if leaf.tensor == tensor]
+        names = [leaf.name for leaf in self._anatomy.leaves_of(tensor)]
         for name, leaf_sums in zip(names, sums, strict=True):
             at = self._index[name]
             products = leaf_sums.gram if leaf_sums.gram is not None else leaf_sums.band
