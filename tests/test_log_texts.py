@@ -304,3 +304,32 @@ def test_logs_of_too_many_values_are_read_up_to_a_bound(tmp_path, monkeypatch):
     found, (finding,) = read(path)
     assert len(found) == 6
     assert "more than 5 values" in finding.detail
+
+
+WHOLE = {
+    "a.log": NANOGPT + MEGATRON + "s:250 trl:6.4801 lr:0.000214 norm:1.9521\n",
+    "wandb.csv": '"Step","mine - val_loss","mine - val_loss__MIN"\n10,2.5,2.0\n20,2.25,2.0\n',
+    "wandb-summary.json": '{"_step": 9, "_wandb": {"runtime": 3}, "val_loss": 1.5}',
+    "pilot_metrics.json": json.dumps(ROWS),
+    "history.json": json.dumps({"step": [1, 2], "loss": [3.0, 2.0]}),
+    "log.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "trainer_state.json": json.dumps({"log_history": ROWS}),
+    "mlruns/0/a/metrics/loss": "1 2.5 10\n2 2.25 20\n",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_any_mutation_gives_finite_numbers_or_findings(tmp_path, name):
+    path = written(tmp_path / name, "")
+    whole, draw = WHOLE[name].encode(), random.Random(name)
+    for _ in range(250):
+        data = bytearray(whole)
+        for _ in range(draw.randint(1, 6)):
+            at = draw.randrange(len(data))
+            data[at : at + draw.choice([0, 1, 1, 9])] = draw.choice(
+                [b"", b"9", b"{", b"\0", b"\xff", b"\n", b'"', b"1e9"]
+            )
+        path.write_bytes(data)
+        metrics, findings = read_metrics([path], tmp_path)
+        assert all(metric.value - metric.value == 0 and 0 <= metric.step < 2**63 for metric in metrics)
+        assert metrics or findings
