@@ -95,6 +95,27 @@ def test_a_spectra_sweep_in_parts_fetches_every_full_chunk_as_often_as_the_plan_
     assert set(fetched) == set(weight_chunks(analysis, "wide"))
 
 
+def test_as_many_tasks_run_as_the_plans_say(wide, analysis):
+    analysis.ingest(wide)
+    archive = Archive(analysis.archive)
+    parts = anatomy(archive.run("wide"))
+    wanted = {leaf.tensor: range(len(parts.run.commits)) for leaf in matrix_leaves(parts)}
+    gram = plan_gram_sweep(parts, list(parts.tensors), GramOptions(30 * MIB), 2)
+    spectra = plan_spectra_sweep(parts, wanted, 30 * MIB, 2)
+    ran = []
+
+    def note(stage, done, total):
+        ran.append((stage.split()[0], done, total))
+
+    with archive.writing("test") as store:
+        sweep_gram(parts, store, GramOptions(30 * MIB), Executor(2), note)
+    list(sweep_spectra(parts, wanted, SpectraOptions(30 * MIB), Executor(2), note))
+    n_gram, n_spectra = len(gram.tasks), len(spectra.tasks)
+    assert min(n_gram, n_spectra) > 2
+    assert [done for stage, done, _ in ran if stage == "gram"] == list(range(1, n_gram + 1))
+    assert ran[-1] == ("spectra", n_spectra, n_spectra)
+
+
 def reads(reports):
     ((gram, spectra),) = [(report.gram.reads, report.spectra.reads) for report in reports]
     return gram, spectra

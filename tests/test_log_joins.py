@@ -96,6 +96,9 @@ def test_a_validation_loss_beside_the_checkpoints_is_told_with_its_distance():
     assert (finding.check_name, finding.severity) == ("val_loss_elsewhere", "warning")
     assert "0 of 4 checkpoints" in finding.detail
     assert "1 steps away" in finding.detail
+    (finding,) = coverage_findings([10, 20, 30, 40], metrics("val_loss", [10, 26]))
+    assert "1 of 4 checkpoints" in finding.detail
+    assert "6 steps away" in finding.detail
 
 
 # The user's own names

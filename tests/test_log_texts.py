@@ -7,6 +7,7 @@ import time
 import pytest
 
 from sedarchive.logs import read_metrics
+from sedarchive.readers.logfiles import find_logs
 
 
 def written(path, text):
@@ -227,6 +228,24 @@ def test_the_summary_of_wandb_does_not_pass_for_the_last_step(tmp_path):
     summary = {"_step": 9, "_wandb": {"runtime": 3}, "_runtime": 5, "val_loss": 1.5, "trainer/global_step": 90}
     found, findings = read(written(tmp_path / "wandb-summary.json", json.dumps(summary)))
     assert (found, findings) == ({("summary/val_loss", 90): 1.5, ("summary/trainer/global_step", 90): 90.0}, ())
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "line"),
+    [
+        ("wandb/run-1-a/files/output.log", "wandb/run-2-b/files/output.log", "s:{} tel:{}"),
+        ("lightning_logs/version_9/log.jsonl", "lightning_logs/version_10/log.jsonl", '{{"step": {}, "val_loss": {}}}'),
+        ("mlruns/0/a/metrics/val_loss", "mlruns/0/b/metrics/val_loss", "170 {1} {0}"),
+    ],
+)
+def test_what_a_later_session_logs_again_replaces_the_older_values(tmp_path, older, newer, line):
+    for name, steps, value in ((older, (0, 10, 20, 30), 1.0), (newer, (20, 25), 2.0)):
+        written(tmp_path / name, "".join(line.format(step, value) + "\n" for step in steps))
+    logs, _ = find_logs(tmp_path, [])
+    assert [path.relative_to(tmp_path).as_posix() for path in logs] == [newer, older]
+    metrics, (finding,) = read_metrics(logs, tmp_path)
+    assert {metric.step: metric.value for metric in metrics} == {0: 1.0, 10: 1.0, 20: 2.0, 25: 2.0}
+    assert "2 values of steps that a later session logs again" in finding.detail
 
 
 # MLflow

@@ -100,7 +100,15 @@ def ingest(
         steps = read_steps_map(steps_map) if steps_map else None
         selection = Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key)
         options = IngestOptions(
-            run, steps_per_chunk, codec, workers, size_option(max_mem), verify_sources, step_regex, names, selection
+            run,
+            steps_per_chunk,
+            codec,
+            workers,
+            size_option(max_mem),
+            verify_sources,
+            step_regex,
+            aliases=names,
+            selection=selection,
         )
         if dry_run:
             families = (parse_family(checked_family(arch), str(arch)),) if arch else ()

@@ -45,7 +45,7 @@ def _missing(metrics: Sequence[Metric]) -> Finding:
 
 
 def _elsewhere(steps: Sequence[int], logged: Sequence[int], covered: int) -> Finding:
-    away = median(_distance(step, logged) for step in steps)
+    away = median(_distance(step, logged) for step in sorted(set(steps) - set(logged)))
     detail = (
         f"val_loss is logged at {covered} of {len(steps)} checkpoints; for the others the nearest logged step is "
         f"{away:g} steps away (median). Values are joined at equal steps unless you ask otherwise: the view "
