@@ -13,7 +13,7 @@ from sedarchive.audit import (
     runs_alike,
     spacing_evidence,
 )
-from sedarchive.audit.motion import leaps, motion_of, out_of_line, returns
+from sedarchive.audit.motion import leaps, misplaced, motion_of, returns
 from sedarchive.audit.numbers import Broken, Part, Rounding, motion_evidence, nonfinite_evidence, rounding_evidence
 from sedarchive.audit.tracks import Track, Tracks
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
@@ -274,7 +274,7 @@ def flagged(theta, steps=None):
     """What each look shows: (updates that leap, checkpoints of a return, checkpoints out of line)."""
     found = motion(theta)
     steps = np.arange(len(theta), dtype=float) if steps is None else np.asarray(steps, dtype=float)
-    looks = (leaps(found.norm, np.diff(steps)), returns(found.norm, found.cosine), out_of_line(found.distance))
+    looks = (leaps(found.norm, np.diff(steps)), returns(found.norm, found.cosine), misplaced(found))
     return tuple(np.flatnonzero(look).tolist() for look in looks)
 
 
@@ -295,6 +295,13 @@ def test_an_earlier_step_under_a_later_name_lies_out_of_line():
     theta = walk(60)
     theta[40] = theta[3]
     assert flagged(theta)[2] == [40]
+
+
+@pytest.mark.parametrize(("at", "source"), [(10, 35), (30, 5)])
+def test_another_step_of_a_straight_course_is_seen_too(at, source):
+    theta = np.outer(np.arange(40), np.ones(400)) + walk(40)
+    theta[at] = theta[source]
+    assert flagged(theta)[1:] == ([at], [at])
 
 
 def test_an_update_that_leaps_once_and_stays_is_a_leap_only():

@@ -121,7 +121,9 @@ def test_a_change_of_dtype_is_differenced_in_float64_with_a_status(analysis, tmp
         np.testing.assert_allclose(found[STEPS[end]][1], wanted[end - SIZE], rtol=1e-9)
         assert status[STEPS[end]] == ("dtype_changed" if end - SIZE < 7 <= end else "ok")
     assert analysis.rows("SELECT DISTINCT dtype FROM tensors") == [("float32 then bfloat16",)]
-    assert len(findings(analysis, "dtype_changed")) == 3
+    ((step, tensor, detail),) = findings(analysis, "dtype_changed")
+    assert (step, tensor) == (70, None)
+    assert "3 tensors" in detail
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -22,9 +22,11 @@ _SIDE = 3
 _LEAP, _LEAP_SPREADS = 5.0, 6.0
 """An update leaps if it is so many times longer than its neighbours, and so many robust standard deviations of log."""
 _RETURN_COSINE, _RETURN, _STEADY_COSINE = -0.9, 3.0, -0.5
-"""A return goes back along the jump, both far longer than their neighbours, which do not themselves go to and fro."""
+"""A return goes back along the jump, both far longer than their neighbours, which do not both go to and fro."""
 _OUT_OF_LINE, _OUT_OF_LINE_SHARE = 4.0, 0.02
-"""A distance is out of line by so many of the changes around it, and by this share of itself."""
+"""A distance is out of line by so many of the changes around it, and by this share of itself ..."""
+_WAY_COSINE, _WAY = -0.5, 1.5
+"""... where the way there and back, too, is a turn and longer than the updates around."""
 _LIKELY = 1.0
 """Changes by which one of several copies is out of line: that one of them is wrong is known before."""
 
@@ -106,14 +108,29 @@ def returns(norm: Floats, cosine: Floats) -> Flags:
     norm, cosine
         ||delta_i|| and the cosine with the update before (T - 1,).
     """
+    return _there_and_back(norm, cosine, _RETURN, _RETURN_COSINE)
+
+
+def misplaced(motion: Motion) -> Flags:
+    """Checkpoints (T,) that lie where another step would, by their distance from the start and the way there and back.
+
+    In few dimensions, and on a plateau, distances scatter by themselves: alone they prove nothing.
+    """
+    return out_of_line(motion.distance) & _there_and_back(motion.norm, motion.cosine, _WAY, _WAY_COSINE)
+
+
+def _there_and_back(norm: Floats, cosine: Floats, times: float, turn: float) -> Flags:
+    """Checkpoints (T,) between two updates so many times longer than those around, with at most this cosine."""
     flags = np.zeros(len(norm) + 1, dtype=bool)
     if len(norm) < 2:
         return flags
     left, right = _beside(np.where(norm > 0, norm, np.nan))
     around = np.fmax(_median(left)[:-1], _median(right)[1:])
     after = np.concatenate([cosine[2:], [np.nan]])
-    steady = ~(cosine[:-1] < _STEADY_COSINE) & ~(after < _STEADY_COSINE)
-    flags[1:-1] = (cosine[1:] < _RETURN_COSINE) & (np.minimum(norm[:-1], norm[1:]) > _RETURN * around) & steady
+    # on a straight course one neighbour turns too, since the way on follows the way back; only where both do is
+    # it the habit of the run
+    steady = ~((cosine[:-1] < _STEADY_COSINE) & (after < _STEADY_COSINE))
+    flags[1:-1] = (cosine[1:] < turn) & (np.minimum(norm[:-1], norm[1:]) > times * around) & steady
     return flags
 
 

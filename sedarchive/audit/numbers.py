@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.audit.evidence import Evidence, only, percent, steps_text, tensors_text
-from sedarchive.audit.motion import Flags, Motion, copies_out_of_line, leaps, out_of_line, returns
+from sedarchive.audit.motion import Flags, Motion, copies_out_of_line, leaps, misplaced, returns
 from sedarchive.history import Finding, Severity
 from sedarchive.render import counted
 
@@ -61,7 +61,7 @@ def motion_evidence(steps: Sequence[int], parts: Sequence[Part], known: Sequence
     copies = frozenset().union(*(one.positions for one in known if one.mark)) if known else frozenset()
     look = _Look(np.asarray(steps, dtype=np.float64), parts)
     jumps = look.at(lambda motion: returns(motion.norm, motion.cosine)).without(copies)
-    distant = look.at(lambda motion: out_of_line(motion.distance)).without(jumps.positions)
+    distant = look.at(misplaced).without(jumps.positions)
     far = distant.without(copies)
     wrong = _Seen(look.wrong_copies(known), None)
     # an update is named by the checkpoint at its end; it touches the one before it too
