@@ -12,6 +12,8 @@ _EDGE = "#0072b2"  # blue and vermillion of the Okabe-Ito palette: told apart by
 _METRIC = "#d55e00"
 _NULL = "#999999"
 _WIDTH = 6.75
+_FEW = 40
+"""Windows up to which each is marked by a point."""
 """Inches: two columns of a paper."""
 
 
@@ -81,7 +83,10 @@ def draw_edge(
     figure, axes = _panels(len(series))
     for axis, (run, rows) in zip(axes, series.items(), strict=True):
         _draw_ratio(axis, run, rows)
-        _draw_metric(axis, metric, logged[run])
+        others = _draw_metric(axis, metric, logged[run])
+        lines_shown = [*axis.get_lines(), *others]
+        axis.legend(handles=lines_shown, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(lines_shown), fontsize=7)
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_xlabel("optimizer step (windows: last update)")
     figure.suptitle(f"Edge ratio of windows of {window_size} updates, scope {scope}", fontsize=10)
     figure.savefig(path, dpi=200)
@@ -139,7 +144,13 @@ def _without_metric(database: Database, runs: list[str], metric: str) -> list[st
 def _panels(n_panels: int) -> tuple[Any, list[Any]]:
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
-        n_panels, 1, figsize=(_WIDTH, 0.6 + 2.2 * n_panels), sharex=True, squeeze=False, layout="constrained"
+        n_panels,
+        1,
+        figsize=(_WIDTH, 0.6 + 2.2 * n_panels),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     return figure, list(axes[:, 0])
 
@@ -149,7 +160,15 @@ def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams.update({"pdf.fonttype": 42, "font.size": 8, "axes.spines.top": False, "legend.frameon": False})
+    mpl.rcParams.update(
+        {
+            "pdf.fonttype": 42,
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        }
+    )
     from matplotlib import pyplot
 
     return pyplot
@@ -161,23 +180,25 @@ def _close(figure: Any) -> None:
 
 def _draw_ratio(axis: Any, run: str, rows: list[Any]) -> None:
     steps, ratio, null = zip(*rows, strict=True)
+    marker = "o" if len(rows) <= _FEW else ""
     axis.plot(steps, _numbers(null), color=_NULL, linewidth=1, linestyle="--", label="95 % bound of the null")
-    axis.plot(steps, _numbers(ratio), color=_EDGE, linewidth=1.4, label="edge ratio")
+    axis.plot(steps, _numbers(ratio), color=_EDGE, linewidth=1.4, marker=marker, markersize=3, label="edge ratio")
     axis.set_ylabel("edge ratio", color=_EDGE)
     axis.set_title(run, loc="left", fontsize=9)
     axis.set_ylim(bottom=1)
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=7)
 
 
-def _draw_metric(axis: Any, metric: str, rows: list[Any]) -> None:
+def _draw_metric(axis: Any, metric: str, rows: list[Any]) -> list[Any]:
+    """Draw a metric on an axis of its own, if it is logged; returned is its line."""
     if not rows:
-        return
+        return []
     other = axis.twinx()
-    other.plot(*zip(*rows, strict=True), color=_METRIC, linewidth=1)
+    lines: list[Any] = other.plot(*zip(*rows, strict=True), color=_METRIC, linewidth=1, label=metric)
     if metric.endswith("_acc"):
         other.set_ylim(-0.03, 1.03)
     other.set_ylabel(metric, color=_METRIC)
     other.spines["right"].set_visible(True)
+    return lines
 
 
 def _numbers(values: tuple[float | None, ...]) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sedarchive.errors import HistoryError
 from sedarchive.families import Family
-from sedarchive.history import Finding, RunSource
+from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.readers import open_checkpoint
 from sedarchive.render import counted
@@ -73,20 +73,15 @@ def plan_ingest(paths: Sequence[Path], options: IngestOptions, families: Sequenc
 
 
 def _plan_run(source: RunSource, families: Sequence[Family]) -> IngestPlan:
-    findings, specs = list(source.findings), {}
-    last = source.checkpoints[-1]
-    try:
-        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
-            specs = {name: spec for name, spec in reader.specs.items() if name not in reader.ties}
-    except HistoryError as error:
-        findings.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
+    specs, problems = _last_readable(source.checkpoints)
+    findings = [*source.findings, *problems]
     found = assign_roles(specs, source.config, families=families)
     return IngestPlan(
         source.name,
         str(source.folder),
         len(source.checkpoints),
         source.checkpoints[0].step,
-        last.step,
+        source.checkpoints[-1].step,
         sum(spec.nbytes for spec in specs.values()),
         len(specs),
         [os.path.relpath(log, source.folder) for log in source.logs],
@@ -95,6 +90,21 @@ def _plan_run(source: RunSource, families: Sequence[Family]) -> IngestPlan:
         _by_role(found.roles.values()),
         {name: role.reason for name, role in found.roles.items() if role.contains and role.reason},
     )
+
+
+def _last_readable(checkpoints: Sequence[CheckpointSource]) -> tuple[dict[str, TensorSpec], list[Finding]]:
+    """Tensors of the last checkpoint that can be read, {} if there is none, and findings on those after it."""
+    problems: list[Finding] = []
+    for last in reversed(checkpoints):
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix="sedarchive-") as spool,
+                open_checkpoint(last, Path(spool)) as reader,
+            ):
+                return {name: spec for name, spec in reader.specs.items() if name not in reader.ties}, problems
+        except HistoryError as error:
+            problems.append(Finding("unreadable_checkpoint", "error", str(error), step=last.step))
+    return {}, problems
 
 
 def _by_role(roles: Iterable[TensorRole]) -> dict[str, int]:

@@ -34,7 +34,18 @@ def archive_status(archive: Path, database: Path) -> dict[str, Any]:
 
 def status_table(status: dict[str, Any]) -> Result:
     """Return the runs of a status as rows for people."""
-    columns = ["run", "checkpoints", "first_step", "last_step", "tensors", "size", "metrics", "windows", "spectra"]
+    columns = [
+        "run",
+        "checkpoints",
+        "first_step",
+        "last_step",
+        "tensors",
+        "size",
+        "metrics",
+        "windows",
+        "spectra",
+        "errors",
+    ]
     rows = [
         tuple(
             {**run, "size": format_size(run["bytes"]), "metrics": ", ".join(run["metrics"])}[name] for name in columns
@@ -62,6 +73,7 @@ def run_status(run: RunArchive) -> dict[str, Any]:
         "bytes": nbytes,
         "metrics": sorted(run.record["metrics"]),
         "findings": len(run.findings),
+        "errors": sum(finding.severity == "error" for finding in run.findings),
         "source": run.record["source"],
     }
 

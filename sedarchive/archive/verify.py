@@ -72,7 +72,7 @@ def _damages(archive: Path) -> Iterator[Damage]:
         try:
             yield from _check_run(store, archive, folder)
         except ArchiveError as error:
-            yield Damage(folder, str(error))
+            yield Damage(folder, _told(error))
     yield from _check_strangers(archive, folders)
 
 
@@ -140,7 +140,7 @@ def _check_manifest(folder: Path) -> Iterator[Damage]:
     try:
         manifest = read_sealed(folder / MANIFEST)
     except DamagedArchiveError as error:
-        yield Damage(folder / MANIFEST, str(error), leftover=not any((folder / COMMITS).glob("*.json")))
+        yield Damage(folder / MANIFEST, _told(error), leftover=not any((folder / COMMITS).glob("*.json")))
         return
     present = {path.relative_to(folder).as_posix(): path for path in metadata_files(folder)}
     for name, digest in manifest["files"].items():
@@ -164,7 +164,7 @@ def _check_commits(run: RunArchive) -> Iterator[Damage]:
         try:
             good.append(read_commit(path))
         except (DamagedArchiveError, KeyError, TypeError) as error:
-            yield Damage(path, str(error), leftover=path.suffix == ".partial")
+            yield Damage(path, _told(error), leftover=path.suffix == ".partial")
     run.use_commits(good)
 
 
@@ -207,13 +207,13 @@ def _check_plain(store: CheckedStore, archive: Path, folder: Path) -> Iterator[D
     try:
         array = open_array(store, folder.relative_to(archive).as_posix())
     except ArchiveError as error:
-        yield Damage(folder, str(error))
+        yield Damage(folder, _told(error))
         return
     for index in chunks:
         try:
             read_region(array, (slice(index * array.chunks[0], (index + 1) * array.chunks[0]),))
         except DamagedArchiveError as error:
-            yield Damage(folder, str(error))
+            yield Damage(folder, _told(error))
 
 
 def _check_step_coordinate(run: RunArchive) -> Iterator[Damage]:
@@ -248,3 +248,8 @@ def _check_chunk_row(run: RunArchive, info: ArrayInfo, members: Sequence[tuple[i
     for (slot, expected), digest in zip(members, hashes, strict=True):
         if digest.hexdigest() != expected:
             yield Damage(run.folder / "theta" / info.path, f"tensor {info.spec.name}, slot {slot}: fails its digest")
+
+
+def _told(error: Exception) -> str:
+    """Message of an error, less its advice to do what is being done."""
+    return str(error).removesuffix("; run `sedarchive verify`")

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -118,17 +119,23 @@ def exit_code(error: SedarchiveError) -> int:
 
 
 def say_findings(findings: Sequence[Finding], shown: int = 20) -> None:
-    """Findings of severity warning and above, a line each."""
-    worth = [finding for finding in findings if finding.severity != "info"]
-    for finding in worth[:shown]:
-        say(printable(finding_line(finding)))
-    if len(worth) > shown:
-        say(f"  and {len(worth) - shown} more; all are in the table audit")
+    """Findings of severity warning and above, errors first, a line for those that differ in nothing but their step."""
+    worth = sorted((one for one in findings if one.severity != "info"), key=lambda one: one.severity != "error")
+    alike: dict[Finding, list[Finding]] = {}
+    for finding in worth:
+        alike.setdefault(replace(finding, step=None), []).append(finding)
+    lines = [finding_line(*members) for members in alike.values()]
+    for line in lines[:shown]:
+        say(printable(line))
+    if len(lines) > shown:
+        say(f"  and {len(lines) - shown} more; all are in the table audit")
 
 
-def finding_line(finding: Finding) -> str:
-    """One finding as a line."""
+def finding_line(finding: Finding, *others: Finding) -> str:
+    """One finding as a line, with how many others say the same of other steps."""
     step = f"step {finding.step}" if finding.step is not None else ""
+    if others:
+        step += f" and {len(others)} more, the last {others[-1].step}"
     place = ", ".join(filter(None, [step, finding.tensor]))
     return f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"
 

@@ -59,7 +59,7 @@ def ordered(draft: Draft, selection: Selection) -> tuple[tuple[CheckpointSource,
 def _one_a_step(candidates: Sequence[Candidate], key: str | None) -> tuple[tuple[CheckpointSource, ...], list[Finding]]:
     findings = []
     first: dict[int, CheckpointSource] = {}
-    for candidate in sorted(candidates, key=lambda c: (c.step.step, c.label, str(c.path))):
+    for candidate in sorted(candidates, key=lambda c: (c.step.step, len(c.label), c.label, str(c.path))):
         source = CheckpointSource(candidate.step.step, candidate.label, candidate.path, candidate.tokens, key)
         kept = first.setdefault(source.step, source)
         if kept is not source:
