@@ -56,13 +56,17 @@ def all_shards(sharded, pairs):
     return {(at, step): source for step, source in pairs.items() for at in range(len(shards(sharded, 0)))}
 
 
+OF_LOGS = ("no_val_loss", "val_loss_elsewhere")
+
+
 def grave(findings):
-    return [finding for finding in findings if finding.severity != "info"]
+    """Findings of the audit above info: the logs, which these histories lack, have their own."""
+    return [finding for finding in findings if finding.severity != "info" and finding.check_name not in OF_LOGS]
 
 
 def audit_rows(analysis, severities=("warning", "error")):
     sql = "SELECT check_name, severity, step, tensor, detail FROM audit ORDER BY ALL"
-    return [row for row in analysis.rows(sql) if row[1] in severities]
+    return [row for row in analysis.rows(sql) if row[1] in severities and row[0] not in OF_LOGS]
 
 
 def statuses(analysis, scope, size=5):

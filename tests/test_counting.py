@@ -88,7 +88,7 @@ def test_a_gram_sweep_in_bands_fetches_every_chunk_as_often_as_the_plan_says(wid
 
 def test_a_spectra_sweep_in_parts_fetches_every_full_chunk_as_often_as_the_plan_says(wide, analysis):
     analysis.ingest(wide)
-    fetched, planned = fetched_by_spectra_sweep(analysis, "wide", 30 * MIB)
+    fetched, planned = fetched_by_spectra_sweep(analysis, "wide", 16 * MIB)
     assert planned.decodes_per_chunk > 1
     full = {key: count for key, count in fetched.items() if "/c/3/" not in key}  # the last group has two steps
     assert set(full.values()) == {planned.decodes_per_chunk}

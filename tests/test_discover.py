@@ -142,10 +142,10 @@ def test_lightning_checkpoints_belong_to_the_folder_above(tmp_path):
     assert (same.name, same.folder) == ("version_0", tmp_path / folder)
 
 
-def test_doubled_steps_keep_the_first_label(tmp_path):
+def test_doubled_steps_keep_the_plainest_label(tmp_path):
     touch(tmp_path, "epoch=0-step=5.ckpt", "epoch=0-step=5-v1.ckpt", "step_9.pt")
     (run,) = find_runs(tmp_path)
-    assert [c.label for c in run.checkpoints] == ["epoch=0-step=5-v1.ckpt", "step_9.pt"]
+    assert [c.label for c in run.checkpoints] == ["epoch=0-step=5.ckpt", "step_9.pt"]
     (finding,) = run.findings
     assert (finding.check_name, finding.severity, finding.step) == ("doubled_step", "warning", 5)
 

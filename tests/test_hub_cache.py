@@ -114,7 +114,7 @@ def test_labels_that_count_checkpoints_are_named_until_a_map_tells_their_steps(t
     (report,) = data_of(
         run_here("ingest", repository, "--steps-map", tmp_path / "map.csv", "--archive", archive, "--json")
     )
-    assert (report["added"], report["findings"]) == (2, [])
+    assert (report["added"], [one["check_name"] for one in report["findings"]]) == (2, ["no_val_loss"])
     run_here("restore", report["run"], "--archive", archive, "--step", "50500", "--to", tmp_path / "out")
 
 
@@ -182,4 +182,4 @@ def test_a_blob_that_is_gone_makes_its_checkpoint_unreadable_and_no_other(tmp_pa
     (repository / "snapshots" / commit_of("step1") / "model.safetensors").resolve().unlink()
     (report,) = data_of(run_here("ingest", repository, "--archive", tmp_path / "a.zarr", "--json"))
     assert report["added"] == 1
-    assert [finding["check_name"] for finding in report["findings"]] == ["unreadable_checkpoint"]
+    assert [finding["check_name"] for finding in report["findings"]] == ["unreadable_checkpoint", "no_val_loss"]

@@ -33,11 +33,15 @@ def gram_result_bytes(layout: TensorLayout, n_steps: int, band: int | None) -> i
     return layout.n_leaves * products_bytes(n_steps, band)
 
 
-def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int | None = None) -> int:
-    """Working memory of one Gram block of ``n_rows`` rows: what is read, one part, the kernel, the sums."""
-    held = n_steps * n_rows * layout.row_bytes_held
+def gram_rows_bytes(layout: TensorLayout, n_rows: int, n_steps: int) -> int:
+    """Bytes of ``n_rows`` rows at all steps, and of the part of them that is copied out."""
     spread = layout.part_rows or max(layout.grid.rows, 1)
     part = n_steps * layout.part_elements * min(n_rows, spread) // spread * layout.decoded_itemsize
+    return n_steps * n_rows * layout.row_bytes_held + part
+
+
+def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int | None = None) -> int:
+    """Working memory of one Gram block of ``n_rows`` rows: what is read, one part, the kernel, the sums."""
     if layout.compressed:
         reading = _CODEC_COPIES * layout.chunk_bytes
     else:
@@ -45,7 +49,7 @@ def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int 
         reading = 3 * layout.chunk_bytes if n_rows < layout.grid.slab_rows else 0
     # the sums of a block grow while its tiles, up to twice as wide as a band, and one product are alive
     sums = gram_result_bytes(layout, n_steps, band) + 4 * products_bytes(n_steps, band)
-    needed = held + part + reading + sums + _gram_scratch_bytes(n_steps)
+    needed = gram_rows_bytes(layout, n_rows, n_steps) + reading + sums + _gram_scratch_bytes(n_steps)
     return needed + needed // 10 + _WORKER  # a tenth lies in holes between sums that wait; measured
 
 
@@ -54,10 +58,15 @@ def _gram_scratch_bytes(n_steps: int) -> int:
     return (2 * _FLOAT + 1) * max(96 * KIB, n_steps * KIB)
 
 
+def spectra_held_bytes(layout: TensorLayout, n_steps: int) -> int:
+    """Bytes of one tensor at ``n_steps`` steps."""
+    return n_steps * layout.grid.rows * layout.row_bytes_held
+
+
 def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
     """Working memory of one tensor at ``n_steps`` steps: what is read, one part, and one decomposition."""
     layout = matrix.layout
-    held = n_steps * layout.grid.rows * layout.row_bytes_held
+    held = spectra_held_bytes(layout, n_steps)
     part = layout.part_elements * layout.decoded_itemsize
     if layout.compressed:
         # Zarr reads up to ten chunks at once and puts them into a region of its own

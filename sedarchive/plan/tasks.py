@@ -20,7 +20,9 @@ from sedarchive.plan.memory import (
     copies_bytes,
     gram_block_bytes,
     gram_result_bytes,
+    gram_rows_bytes,
     spectra_block_bytes,
+    spectra_held_bytes,
 )
 from sedarchive.sizes import MIB, format_size
 
@@ -144,13 +146,21 @@ class _GramSize:
     def rows_that_fit(self, layout: TensorLayout) -> int:
         """Rows of a block."""
         n_rows = layout.grid.slab_rows
-        while n_rows > 1 and self._working(layout, n_rows) > self.max_mem // BLOCKS_AT_ONCE:
+        while n_rows > 1 and not self._is_small(layout, n_rows):
             n_rows = ceil(n_rows / 2)
+        _check_fits(layout.tensor, f"one row at {self.n_steps} steps", self._needed(layout, n_rows), self.max_mem)
+        return n_rows
+
+    def _is_small(self, layout: TensorLayout, n_rows: int) -> bool:
+        """Whether several such blocks may be read, and one worked on: what rows do not change is not cut by rows."""
+        rows = gram_rows_bytes(layout, n_rows, self.n_steps)
+        return rows <= self.max_mem // BLOCKS_AT_ONCE and self._needed(layout, n_rows) <= self.max_mem
+
+    def _needed(self, layout: TensorLayout, n_rows: int) -> int:
+        """Memory of one worker; the margin is for the results of tasks that hold several blocks."""
         waiting = (TASKS_PER_WORKER + 1) * gram_result_bytes(layout, self.n_steps, self.band)
         needed = self._working(layout, n_rows) + waiting
-        # the margin is for the results of tasks that hold several blocks
-        _check_fits(layout.tensor, f"one row at {self.n_steps} steps", needed + needed // 8, self.max_mem)
-        return n_rows
+        return needed + needed // 8
 
     def _working(self, layout: TensorLayout, n_rows: int) -> int:
         return gram_block_bytes(layout, n_rows, self.n_steps, self.band)
@@ -247,7 +257,10 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
 
 def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
     held = matrix.layout.grid.steps
-    while held > 1 and spectra_block_bytes(matrix, held) > max_mem // BLOCKS_AT_ONCE:
+    while held > 1 and (
+        spectra_held_bytes(matrix.layout, held) > max_mem // BLOCKS_AT_ONCE
+        or spectra_block_bytes(matrix, held) > max_mem
+    ):
         held = ceil(held / 2)
     _check_fits(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held), max_mem)
     return held
