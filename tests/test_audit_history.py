@@ -217,7 +217,7 @@ def test_the_command_says_what_compute_says(analysis, tmp_path):
     (audited,) = data_of(command(analysis, "--json"))
     told = sorted((one["check_name"], one["severity"], one["step"], one["detail"]) for one in audited["findings"])
     sql = "SELECT check_name, severity, step, detail FROM audit ORDER BY ALL"
-    assert told == analysis.rows(sql)
+    assert told == [row for row in analysis.rows(sql) if row[0] not in OF_LOGS]
     assert len(told) > 1
 
 

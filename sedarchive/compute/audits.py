@@ -27,7 +27,6 @@ from sedarchive.errors import ArchiveError, DatabaseError
 from sedarchive.gram import Gram
 from sedarchive.history import Finding
 from sedarchive.leaves import Leaf, Scope
-from sedarchive.logs import coverage_findings
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
@@ -175,7 +174,6 @@ def _audit_run(run: RunArchive, layout: Layout, across: list[Finding]) -> RunAud
     """Audit one run; a damaged one is a finding."""
     found = [*run.findings, *across]
     try:
-        found += coverage_findings(run.steps, run.metrics())
         if not run.commits:
             return RunAudit(run.name, tuple(found), "the run has no checkpoint")
         parts = anatomy(run, layout.heads, layout.kv_heads, layout.families)
