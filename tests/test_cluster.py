@@ -30,7 +30,7 @@ from sedarchive.sweeps import spectra_sweep
 from sedarchive.sweeps.anatomy import anatomy
 
 WIDE = {"wide.weight": (1000, 512), "wide.bias": (1000,)}
-OPTIONS = {"windows": (3,), "scopes": ("role:query",), "max_mem": 200 * MIB, "workers": 2}
+OPTIONS = {"windows": (3,), "scopes": ("role:query",), "max_mem": 56 * MIB, "workers": 2}
 
 
 @pytest.fixture(scope="module")
