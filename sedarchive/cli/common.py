@@ -134,7 +134,7 @@ def say_findings(findings: Sequence[Finding], shown: int = 20) -> None:
 def finding_line(finding: Finding, *others: Finding) -> str:
     """One finding as a line, with how many others say the same of other steps."""
     step = f"step {finding.step}" if finding.step is not None else ""
-    if others:
+    if step and others:
         step += f" and {len(others)} more, the last {others[-1].step}"
     place = ", ".join(filter(None, [step, finding.tensor]))
     return f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"

@@ -119,6 +119,7 @@ def try_family(
     """
     from sedarchive.inspection import inspect as inspect_path
     from sedarchive.inspection import match_table
+    from sedarchive.recipes import shortened
     from sedarchive.render import write_result
 
     with handled():
@@ -132,11 +133,7 @@ def try_family(
     _end_with_errors(found)
     unknown = [tensor.name for one in found for tensor in one.tensors if tensor.pattern is None]
     if unknown:
-        say(
-            printable(
-                f"no entry knows {', '.join(unknown[:8])}" + (f" and {len(unknown) - 8} more" * (len(unknown) > 8))
-            )
-        )
+        say(printable(f"no entry knows {shortened(unknown)}"))
         raise typer.Exit(FINDINGS)
 
 
