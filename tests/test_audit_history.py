@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from sedarchive.archive import Archive
-from sedarchive.compute.audits import audit_archive
+from sedarchive.compute.audits import Audit, audit_archive
 from sedarchive.executor import Executor
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import anatomy
@@ -144,6 +144,19 @@ def test_a_checkpoint_from_elsewhere_is_found_by_compute(analysis, tmp_path):
     (computed,) = analysis.compute(spectra=False)
     assert [(one.check_name, one.step) for one in computed.findings] == [("jump_and_return", 80)]
     for span, status in statuses(analysis, "all").items():
+        assert status == ("suspect" if window_has(span, (80,)) else "ok"), span
+
+
+def test_new_windows_carry_what_was_found_without_reading_the_numbers_again(analysis, tmp_path, monkeypatch):
+    states, other = walk(20), walk(1, seed=5)[0]
+    states[8] = other
+    write_safetensors(tmp_path / "run", states)
+    analysis.ingest(tmp_path / "run")
+    (first,) = analysis.compute(spectra=False)
+    monkeypatch.setattr(Audit, "_found", property(lambda _: pytest.fail("the Gram matrices were audited again")))
+    (computed,) = analysis.compute(spectra=False, windows=(7,))
+    assert computed.findings == first.findings
+    for span, status in statuses(analysis, "all", 7).items():
         assert status == ("suspect" if window_has(span, (80,)) else "ok"), span
 
 

@@ -1,7 +1,8 @@
 """What a check hands over: a finding, and the checkpoints of tensors that it spoils; and how findings name them."""
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,24 @@ class Evidence:
     """Checkpoints in doubt, in step order."""
     tensors: frozenset[str] | None = None
     """Tensors in doubt, by their names in the checkpoints; None for all."""
+
+
+def evidence_text(evidence: Iterable[Evidence]) -> str:
+    """Evidence as JSON, for the tables; :func:`read_evidence` reads it."""
+    return json.dumps([asdict(one) for one in evidence], default=sorted)
+
+
+def read_evidence(text: str) -> list[Evidence]:
+    """Evidence from the JSON of :func:`evidence_text`."""
+    return [
+        Evidence(
+            Finding(**one["finding"]),
+            one["mark"],
+            frozenset(one["positions"]),
+            None if one["tensors"] is None else frozenset(one["tensors"]),
+        )
+        for one in json.loads(text)
+    ]
 
 
 def marked(evidence: Iterable[Evidence], mark: Mark, tensors: frozenset[str], n_steps: int) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from sedarchive.audit.motion import Flags, Motion, copies_out_of_line, leaps, mi
 from sedarchive.history import Finding, Severity
 from sedarchive.render import counted
 
-NUMBER_CHECKS = ("nonfinite", "jump_and_return", "distance_out_of_line", "norm_leap", "quantization")
 _CONSENSUS = 0.1
 """Share of the elements whose tensors must show the same at a step where the whole run does not."""
 _NOISE = 0.1

@@ -13,7 +13,6 @@ from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence, RunDigests, digest_evidence, duplicate_evidence, runs_alike, tracks_of
 from sedarchive.audit.motion import motion_of
 from sedarchive.audit.numbers import (
-    NUMBER_CHECKS,
     Broken,
     Part,
     Rounding,
@@ -21,7 +20,7 @@ from sedarchive.audit.numbers import (
     nonfinite_evidence,
     rounding_evidence,
 )
-from sedarchive.compute.catalog import standing_findings
+from sedarchive.compute.catalog import standing_evidence
 from sedarchive.compute.requests import Layout, recorded_layout
 from sedarchive.errors import ArchiveError, DatabaseError
 from sedarchive.gram import Gram
@@ -32,7 +31,7 @@ from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.tables import Database
 
-ALGORITHM = "audit-1"
+ALGORITHM = "audit-2"
 
 
 class Audit:
@@ -40,6 +39,7 @@ class Audit:
 
     def __init__(self, parts: Anatomy, stored: StoredGrams) -> None:
         self._parts, self._stored = parts, stored
+        self._recalled: list[Evidence] | None = None
 
     @cached_property
     def digests(self) -> list[Evidence]:
@@ -58,15 +58,23 @@ class Audit:
         """Hash of everything that :attr:`numbers` depend on."""
         return canonical_digest([ALGORITHM, self._stored.key, [leaf.name for leaf in self.leaves]])[:16]
 
-    @cached_property
+    def recall(self, database: Database) -> None:
+        """Take :attr:`numbers` from the database if they were made there from the same stored numbers."""
+        self._recalled = standing_evidence(database, self._parts.run.name, self.key)
+
+    @property
     def numbers(self) -> list[Evidence]:
-        """What the numbers per step show; every stored Gram matrix is read once.
+        """What the numbers per step show; every stored Gram matrix is read once, unless the database knew.
 
         Raises
         ------
         DamagedArchiveError
             If one cannot be read.
         """
+        return self._found if self._recalled is None else self._recalled
+
+    @cached_property
+    def _found(self) -> list[Evidence]:
         steps = self._parts.run.steps
         whole = [leaf for leaf in self.leaves if leaf.complete]
         motions = [(leaf, motion_of(gram)) for leaf, gram in self._grams(whole)]
@@ -76,12 +84,6 @@ class Audit:
             *motion_evidence(steps, parts, self.digests),
             *(rounding_evidence(steps, self._rounding(whole, parts)) if parts else []),
         ]
-
-    def standing(self, database: Database) -> list[Finding] | None:
-        """Findings on the numbers per step as they stand in the database; None if they were made from other numbers."""
-        found = standing_findings(database, self._parts.run.name, self.key, NUMBER_CHECKS)
-        known = findings_of(self.digests)  # a check may have both sources
-        return None if found is None else [finding for finding in found if finding not in known]
 
     @property
     def evidence(self) -> list[Evidence]:

@@ -1,11 +1,13 @@
 """Rows of the tables that say what a run is: runs, checkpoints, tensors, matrices, metrics, audit."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.audit.evidence import Evidence, evidence_text, read_evidence
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
 from sedarchive.logs import coverage_findings
@@ -19,13 +21,22 @@ UNREADABLE = "unreadable"
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit")
 
 
+@dataclass(frozen=True)
+class Audited:
+    """What the audit found in the numbers per step, kept so that new windows need not read them again."""
+
+    key: str
+    """Hash of what was audited."""
+    evidence: Sequence[Evidence]
+
+
 def write_catalog(
-    database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding], audited: str
+    database: Database, anatomy: Anatomy, info: Mapping[str, str], findings: Sequence[Finding], audited: Audited
 ) -> None:
     """Replace a run's rows in the six tables, in one transaction, unless they stand as they are.
 
     ``info`` is what ``--runs-info`` says of the run; ``findings`` is what ``compute`` and the audit noticed, beside
-    what ingest did; ``audited`` is the key of what the audit read.
+    what ingest did; ``audited`` is what the audit found in the numbers per step.
     """
     run = anatomy.run
     metrics = run.metrics()
@@ -37,12 +48,19 @@ def write_catalog(
         "metrics": _metric_rows(metrics),
         "audit": audit_rows([*run.findings, *coverage_findings(run.steps, metrics), *findings]),
     }
-    key = canonical_digest([tables, audited])[:16]
+    key = canonical_digest([tables, audited.key])[:16]
     standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows
     if standing == [(key,)]:
         return
     now = datetime.now(UTC)
-    made = {"key": key, "digests": audited, "versions": f"sedarchive {__version__}", "started": now, "finished": now}
+    made = {
+        "key": key,
+        "digests": audited.key,
+        "options": evidence_text(audited.evidence),
+        "versions": f"sedarchive {__version__}",
+        "started": now,
+        "finished": now,
+    }
     with database.transaction():
         for table, columns in tables.items():
             database.replace(table, {"run": run.name}, columns)
@@ -117,10 +135,7 @@ def audit_rows(findings: Sequence[Finding]) -> Columns:
     return {name: [getattr(finding, name) for finding in findings] for name in names}
 
 
-def standing_findings(database: Database, run: str, audited: str, checks: Sequence[str]) -> list[Finding] | None:
-    """Findings of some checks as they stand in ``audit``; None if they were made from something else."""
-    sql = "SELECT digests FROM computations WHERE run = ? AND table_name = 'catalog'"
-    if database.rows(sql, [run]).rows != [(audited,)]:
-        return None
-    sql = "SELECT check_name, severity, detail, step, tensor FROM audit WHERE run = ?"
-    return [Finding(*row) for row in database.rows(sql, [run]).rows if row[0] in checks]
+def standing_evidence(database: Database, run: str, audit_key: str) -> list[Evidence] | None:
+    """Evidence that stands in the database; None if it was found in something else."""
+    sql = "SELECT options FROM computations WHERE run = ? AND table_name = 'catalog' AND digests = ?"
+    return next((read_evidence(text) for (text,) in database.rows(sql, [run, audit_key]).rows), None)

@@ -14,7 +14,7 @@ from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
-from sedarchive.compute.catalog import CATALOG, UNREADABLE, audit_rows, write_catalog
+from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
 from sedarchive.compute.requests import Layout, OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
@@ -283,8 +283,8 @@ class _Job:
         }
         report.findings += [Finding(UNREADABLE, "error", why, tensor=name) for name, why in unreadable.items()]
         with self.open_database() as database:
-            standing = audit.standing(database)
-        report.findings += findings_of(audit.numbers) if standing is None else standing
+            audit.recall(database)
+        report.findings += findings_of(audit.numbers)
         self._write_catalog(parts, audit, report)
         report.window_sets = refresh_windows(
             parts,
@@ -313,8 +313,9 @@ class _Job:
     def _write_catalog(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         run = parts.run.name
         findings = [*self.across.get(run, ()), *findings_of(audit.digests), *report.findings]
+        audited = Audited(audit.key, audit.numbers)
         with self.open_database() as database:
-            write_catalog(database, parts, self.requests.runs_info.get(run, {}), findings, audit.key)
+            write_catalog(database, parts, self.requests.runs_info.get(run, {}), findings, audited)
 
     def _inside_band(self, parts: Anatomy, report: RunComputed) -> list[int]:
         """Window sizes that the stored Gram matrices reach; of the others, those asked for now become a finding."""
