@@ -170,10 +170,18 @@ def plant_history(db):
     db.replace("audit", {"run": "seen"}, {"severity": ["warning", "error", "warning"], "check_name": "planted"})
 
 
+def plant_projections(db):
+    """Ratios of two projections to 100 dimensions, the second of them outside its band."""
+    rows = {"run": "edge", "scope": "all", "window_size": 10, "dimension": 100, "seed": [0, 1], "quantity": "ratio_1"}
+    band = {"error_simulated": 0.08, "error_low": 0.03, "error_high": 0.15, "n": 40, "status": "ok"}
+    db.insert("projections", {**rows, "error": [0.07, 0.2], "error_max": [0.3, 0.5], **band})
+
+
 def plant_everything(db):
     with db.transaction():
         plant_lags(db)
         plant_waves(db)
         plant_scaling(db)
         plant_edge(db)
+        plant_projections(db)
         plant_history(db)

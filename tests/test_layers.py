@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
     {"errors", "sizes", "history", "result", "families", "parts", "roles"},
-    {"floats", "gram", "edge", "windows", "leaders", "nulls", "spectra", "tails", "leaves"},
+    {"floats", "gram", "edge", "windows", "leaders", "nulls", "projection", "spectra", "tails", "leaves"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
@@ -36,6 +36,7 @@ NEIGHBOURS = {
     ("windows", "edge"),
     ("windows", "gram"),
     ("nulls", "gram"),
+    ("projection", "edge"),
     ("nulls", "leaders"),
     ("tails", "spectra"),
     ("tables", "render"),

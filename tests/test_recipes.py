@@ -47,8 +47,10 @@ def ask(db, recipe, **values):
     return run_recipe(db.connection, RECIPES[recipe], values).dicts()
 
 
-def test_the_eight_recipes_are_found():
-    expected = "gap_profile history lag_flip lag_scan layer_profile scaling_law spectral_edge wave_velocity"
+def test_the_recipes_are_found():
+    expected = (
+        "gap_profile history lag_flip lag_scan layer_profile projection_error scaling_law spectral_edge wave_velocity"
+    )
     assert expected.split() == NAMES
 
 
@@ -259,6 +261,13 @@ def test_the_planted_edge_stands_beside_its_null(planted_db):
     assert [row["edge_ratio"] > row["edge_ratio_null_high"] for row in rows] == [False, True, True]
     assert [(row["signal_rank"], row["gap"]) for row in rows] == [(None, None), (2, 4.0), (2, 6.0)]
     assert ask(planted_db, "spectral_edge", run="edge", window_size="7") == []
+
+
+def test_the_error_of_a_projection_stands_beside_its_band_and_theory(planted_db):
+    first, second = ask(planted_db, "projection_error")
+    assert (first["inside"], second["inside"]) == (True, False)
+    assert first["error_separated"] == pytest.approx(0.0798, abs=1e-4)
+    assert ask(planted_db, "projection_error", quantity="gap_1") == []
 
 
 def test_the_gap_profile_counts_only_resolved_ratios(planted_db):

@@ -51,6 +51,13 @@ def compute(
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")] = None,
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
     arch: ArchOption = None,
+    projection: Annotated[
+        list[str] | None,
+        typer.Option("--projection", help="Errors of random projections to 100, or 50,100, dimensions. Repeats."),
+    ] = None,
+    projection_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Random projections of each.", show_default="3")
+    ] = None,
     runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
     scheduler: Annotated[str, typer.Option(help="threads (Dask) or serial.")] = "threads",
     cluster: Annotated[
@@ -77,7 +84,7 @@ def compute(
     """
     from sedarchive.compute.refresh import ComputeOptions, plan_compute
     from sedarchive.compute.refresh import compute as compute_tables
-    from sedarchive.compute.requests import parse_windows
+    from sedarchive.compute.requests import parse_dimensions, parse_windows
 
     if scheduler not in ("threads", "serial"):
         raise typer.BadParameter("use threads or serial", param_hint="--scheduler")
@@ -87,6 +94,10 @@ def compute(
         windows = tuple(parse_windows(window or []))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from error
+    try:
+        projections = tuple(parse_dimensions(projection or []))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--projection") from error
     with handled(GOES_ON):
         options = ComputeOptions(
             windows=windows,
@@ -103,6 +114,8 @@ def compute(
             kv_heads=kv_heads,
             arch=checked_family(arch) if arch else None,
             runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
+            projections=projections,
+            projection_seeds=projection_seeds,
         )
         if dry_run:
             plans = plan_compute(archive, database, options)

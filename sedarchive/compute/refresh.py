@@ -15,7 +15,8 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
-from sedarchive.compute.requests import Layout, OpenDatabase, Requests, record_requests, recorded_layout
+from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
+from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
@@ -53,6 +54,14 @@ class ComputeOptions:
     arch: str | None = None
     """Text of a family file of the user's own."""
     runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
+    projections: tuple[int, ...] = ()
+    """Dimensions of random projections whose errors are wanted."""
+    projection_seeds: int | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """Options that are recorded."""
+        return Asked(self.windows, self.scopes, self.runs_info, self.layout, self.projections, self.projection_seeds)
 
     @property
     def layout(self) -> Layout:
@@ -121,7 +130,7 @@ def compute(
             runs = opened.runs()
             anatomies, refused = _anatomies(runs, options)
             _check_scopes(options.scopes, anatomies)
-            requests = record_requests(tables, options.windows, options.scopes, options.runs_info, options.layout)
+            requests = record_requests(tables, options.asked)
             _write_empty_runs(tables, runs)
             _forget_other_runs(tables, opened.run_names)
             # a plan that does not fit is refused before anything is read
@@ -220,7 +229,7 @@ def _forget_other_runs(database: Database, names: Sequence[str]) -> None:
     """Remove the rows of runs that the archive no longer has."""
     for (run,) in database.rows("SELECT DISTINCT run FROM runs").rows:
         if run not in names:
-            for table in (*CATALOG, *TABLES, "matrix_spectra", "matrix_stats", "computations"):
+            for table in (*CATALOG, *TABLES, "projections", "matrix_spectra", "matrix_stats", "computations"):
                 database.replace(table, {"run": run}, {})
 
 
@@ -266,6 +275,8 @@ class _Job:
             except MemoryBudgetError as error:  # of this run alone: the others were planned before
                 raise ArchiveError(str(error)) from error
             audit = self._refresh(parts, StoredGrams(parts, self.store, stored.key), sizes, report)
+        if self.requests.projections:
+            self._refresh_projections(parts, StoredGrams(parts, self.store, stored.key), report)
         if self.options.spectra:
             self._refresh_spectra(parts, audit, report)
 
@@ -297,6 +308,25 @@ class _Job:
             self.progress,
         )
         return audit
+
+    def _refresh_projections(self, parts: Anatomy, stored: StoredGrams, report: RunComputed) -> None:
+        asked = self.requests
+        scopes = [
+            scope.without(report.gram.failed)
+            for name in asked.projected_scopes
+            for scope in resolve_scopes(name, parts.leaves)
+        ]
+        sizes = tuple(size for size in self._inside_band(parts, report) if size in asked.windows_with_null)
+        request = ProjectionRequest(asked.projections, asked.projection_seeds, sizes, self.options.max_mem)
+        refresh_projections(
+            parts,
+            stored,
+            [scope for scope in scopes if scope.leaves],
+            request,
+            self.open_database,
+            self.sweeps,
+            self.progress,
+        )
 
     def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)

@@ -20,6 +20,7 @@ OpenDatabase = Callable[[], AbstractContextManager[Database]]
 """Opens the database for one short transaction, so that readers get their turn."""
 DEFAULT_WINDOWS = (5, 10, 15, 20, 25, 30)
 DEFAULT_WINDOW = 10
+DEFAULT_PROJECTION_SEEDS = 3
 RUNS_INFO_COLUMNS = (
     *("run_group", "family", "task", "seed", "optimizer", "beta1", "beta2", "lr", "weight_decay", "arm", "dose"),
     *("parent_run", "parent_step"),
@@ -37,6 +38,27 @@ class Requests:
     scopes: tuple[str, ...]
     runs_info: dict[str, dict[str, str]]
     """Run -> column -> value, from ``--runs-info``."""
+    projections: tuple[int, ...] = ()
+    """Dimensions of random projections, for windows with null."""
+    projection_seeds: int = DEFAULT_PROJECTION_SEEDS
+
+    @property
+    def projected_scopes(self) -> tuple[str, ...]:
+        """Scopes whose updates are projected: all parameters, and what was asked for by name."""
+        return ("all", *(scope for scope in self.scopes if scope not in DEFAULT_SCOPES))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one command asks for."""
+
+    windows: Sequence[int]
+    scopes: Sequence[str]
+    runs_info: dict[str, dict[str, str]]
+    layout: "Layout"
+    projections: Sequence[int] = ()
+    projection_seeds: int | None = None
+    """None: as before."""
 
 
 def parse_windows(values: Iterable[str]) -> list[int]:
@@ -58,6 +80,21 @@ def parse_windows(values: Iterable[str]) -> list[int]:
             raise ValueError(f"{part!r} is not a window size; write 10, or 5,10, or 5..30; at least 2")
         sizes.update(span)
     return sorted(sizes)
+
+
+def parse_dimensions(values: Iterable[str]) -> list[int]:
+    """Dimensions of projections from ``100`` and ``50,100``.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a whole number of at least 2.
+    """
+    found = {part.strip() for value in values for part in value.split(",")}
+    for part in found:
+        if not part.isascii() or not part.isdigit() or int(part) < 2:
+            raise ValueError(f"{part!r} is not a dimension; write 100, or 50,100; at least 2")
+    return sorted(map(int, found))
 
 
 @dataclass(frozen=True)
@@ -143,27 +180,30 @@ class Layout:
         return replace(before, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
-def record_requests(
-    database: Database,
-    windows: Sequence[int],
-    scopes: Sequence[str],
-    runs_info: dict[str, dict[str, str]],
-    layout: Layout,
-) -> Requests:
+def record_requests(database: Database, asked: Asked) -> Requests:
     """Add a request to those recorded, and return all of them."""
     known: dict[str, list[str]] = {}
     for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
         known.setdefault(kind, []).append(value)
-    asked = sorted({*map(int, known.get("window", [])), *windows}) or [DEFAULT_WINDOW]
-    kept = [scope for scope in known.get("scope", []) if _own_name(scope) not in {*map(_own_name, scopes)} - {None}]
-    all_scopes = list(dict.fromkeys([*DEFAULT_SCOPES, *kept, *scopes]))
-    info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | runs_info
-    recorded = [("window", str(size)) for size in asked] + [("scope", scope) for scope in all_scopes]
-    recorded += [(name, str(value)) for name, value in sorted(asdict(layout).items()) if value is not None]
+    windows = sorted({*map(int, known.get("window", [])), *asked.windows}) or [DEFAULT_WINDOW]
+    scopes = _all_scopes(known.get("scope", []), asked.scopes)
+    info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | asked.runs_info
+    projections = sorted({*map(int, known.get("projection", [])), *asked.projections})
+    seeds = asked.projection_seeds or int(known.get("projection_seeds", [str(DEFAULT_PROJECTION_SEEDS)])[0])
+    recorded = [("window", str(size)) for size in windows] + [("scope", scope) for scope in scopes]
+    recorded += [("projection", str(dimension)) for dimension in projections] + [("projection_seeds", str(seeds))]
+    recorded += [(name, str(value)) for name, value in sorted(asdict(asked.layout).items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
-    return Requests(tuple(sorted({*DEFAULT_WINDOWS, *asked})), frozenset(asked), tuple(all_scopes), info)
+    derived = tuple(sorted({*DEFAULT_WINDOWS, *windows}))
+    return Requests(derived, frozenset(windows), scopes, info, tuple(projections), seeds)
+
+
+def _all_scopes(known: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the scopes of this request and those before; of a user's own name the last definition counts."""
+    kept = [scope for scope in known if _own_name(scope) not in {*map(_own_name, asked)} - {None}]
+    return tuple(dict.fromkeys([*DEFAULT_SCOPES, *kept, *asked]))
 
 
 def recorded_layout(database: Database) -> Layout:

@@ -111,3 +111,33 @@ COMMENT ON COLUMN fits.n IS 'Points [count]';
 COMMENT ON COLUMN fits.r2 IS 'Share of variance explained [1]';
 COMMENT ON COLUMN fits.r2_out_of_sample IS 'Share of variance explained on points left out of the fit [1]';
 COMMENT ON COLUMN fits.status IS 'ok, or why a value is NULL or doubtful [text]';
+
+CREATE TABLE projections (
+    run VARCHAR,
+    scope VARCHAR,
+    window_size BIGINT,
+    dimension BIGINT,
+    seed BIGINT,
+    quantity VARCHAR,
+    error DOUBLE,
+    error_max DOUBLE,
+    error_simulated DOUBLE,
+    error_low DOUBLE,
+    error_high DOUBLE,
+    n BIGINT,
+    status VARCHAR
+);
+COMMENT ON TABLE projections IS 'Errors of windows after a random projection of the updates, beside the errors that simulation gives';
+COMMENT ON COLUMN projections.run IS 'Run name [text]';
+COMMENT ON COLUMN projections.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN projections.window_size IS 'Updates in the window [updates]';
+COMMENT ON COLUMN projections.dimension IS 'Dimension d that updates are projected to, by entries N(0, 1) / sqrt(d) [1]';
+COMMENT ON COLUMN projections.seed IS 'Seed of the projection; its entries are keyed by seed, tensor and element [index]';
+COMMENT ON COLUMN projections.quantity IS 'ratio_1 (sigma_1 / sigma_2), ratio_2 (sigma_2 / sigma_3), ratio_signal (at the signal rank), or gap_1, gap_2, gap_signal: the differences there [text]';
+COMMENT ON COLUMN projections.error IS 'Mean over windows of |projected / exact - 1|; about sqrt(2 / (pi d)) for a ratio of well separated modes, more where modes lie close [1]';
+COMMENT ON COLUMN projections.error_max IS 'The largest over windows [1]';
+COMMENT ON COLUMN projections.error_simulated IS 'Mean error of 200 seeded draws from the exact distribution of projections, given the Gram matrix [1]';
+COMMENT ON COLUMN projections.error_low IS '2.5 % quantile of the mean errors of those draws [1]';
+COMMENT ON COLUMN projections.error_high IS '97.5 % quantile of the mean errors of those draws [1]';
+COMMENT ON COLUMN projections.n IS 'Windows in which the quantity exists [count]';
+COMMENT ON COLUMN projections.status IS 'ok, unresolved (the quantity exists in no window), nonfinite, or banded (the Gram matrix is stored as a band) [text]';
