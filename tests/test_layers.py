@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
     {"errors", "sizes", "history", "result", "families", "parts", "roles"},
-    {"floats", "gram", "edge", "windows", "leaders", "nulls", "projection", "spectra", "tails", "leaves"},
+    {"floats", "gram", "edge", "windows", "leaders", "nulls", "projection", "spectra", "tails", "leaves", "inference"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
@@ -39,6 +39,7 @@ NEIGHBOURS = {
     ("projection", "edge"),
     ("nulls", "leaders"),
     ("tails", "spectra"),
+    ("inference", "windows"),
     ("tables", "render"),
     ("recipes", "tables"),
     ("cluster", "executor"),

@@ -1,0 +1,1 @@
+"""Statistics of series: phases, changes, couplings, each with its null."""
