@@ -177,6 +177,39 @@ def plant_projections(db):
     db.insert("projections", {**rows, "error": [0.07, 0.2], "error_max": [0.3, 0.5], **band})
 
 
+def plant_phases(db):
+    """A run that rises to step 1500, stays to 3000 and collapses at 3500; another has no signal rank."""
+    shared = {"scope": "all", "window_size": 10}
+    phases = {
+        "phase": ["rise", "plateau", "collapse"],
+        "step_from": [1000, 1500, 3000],
+        "step_to": [1500, 3000, 5000],
+        "threshold": 0.85,
+        "peak_ratio": 1.9,
+        "null_share": 0.4,
+        "null_walks": 49,
+        "status": "ok",
+    }
+    for k, method, is_modal in ((1, "peak", False), (2, "peak", True), (2, "threshold", True)):
+        where = {"run": "phased", **shared, "k": k, "method": method}
+        db.replace("phases", where, {"is_modal": is_modal, **phases})
+    db.replace("phases", {"run": "rankless", **shared, "k": 1, "method": "peak"}, {"is_modal": False, **phases})
+    rows = (
+        ("collapse", 2, "tau=1.20", True, 3500),
+        ("collapse", 2, "tau=1.20", False, 3400),
+        ("collapse", 2, "tau=1.30", True, 3300),
+        ("collapse", 1, "tau=1.20", True, 4000),
+        ("stabilisation", 2, "tau=1.20", True, 3900),
+        ("stabilisation", None, "any time", True, 2500),
+        ("shift", None, "self-normalised CUSUM", False, 3100),
+    )
+    names = ("event", "k", "method", "causal", "step")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    db.replace("events", {"run": "phased"}, {**shared, **columns, "status": "ok"})
+    grok = {"run": "phased", "event": "grok", "method": "3 x >= 0.98", "causal": False, "step": 4500, "status": "ok"}
+    db.insert("events", {name: [value] for name, value in grok.items()})
+
+
 def plant_everything(db):
     with db.transaction():
         plant_lags(db)
@@ -185,3 +218,4 @@ def plant_everything(db):
         plant_edge(db)
         plant_projections(db)
         plant_history(db)
+        plant_phases(db)

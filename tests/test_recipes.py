@@ -47,11 +47,24 @@ def ask(db, recipe, **values):
     return run_recipe(db.connection, RECIPES[recipe], values).dicts()
 
 
+RECIPE_NAMES = """
+events
+gap_profile
+history
+lag_flip
+lag_scan
+layer_profile
+lead_times
+phases
+projection_error
+scaling_law
+spectral_edge
+wave_velocity
+"""
+
+
 def test_the_recipes_are_found():
-    expected = (
-        "gap_profile history lag_flip lag_scan layer_profile projection_error scaling_law spectral_edge wave_velocity"
-    )
-    assert expected.split() == NAMES
+    assert RECIPE_NAMES.split() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -447,3 +460,29 @@ def test_a_query_that_fails_while_it_is_fetched_is_reported(planted_db):
     with pytest.raises(RecipeError, match="query:"):
         run_sql(planted_db.connection, "SELECT CAST(architecture AS BIGINT) FROM runs WHERE run = 'seen'")
     assert run_sql(planted_db.connection, "SELECT 1 AS a").rows == [(1,)]
+
+
+def test_phases_are_those_at_the_modal_rank_unless_another_is_asked_for(planted_db):
+    rows = ask(planted_db, "phases")
+    assert [(row["run"], row["k"], row["phase"]) for row in rows] == [
+        ("phased", 2, phase) for phase in ("rise", "plateau", "collapse")
+    ]
+    assert {(row["run"], row["k"]) for row in ask(planted_db, "phases", k="1")} == {("phased", 1), ("rankless", 1)}
+
+
+def test_leads_are_those_of_the_rule_asked_for(planted_db):
+    [row] = ask(planted_db, "lead_times")
+    assert (row["collapse"], row["lead"], row["lead_any_time"], row["grok_lead"]) == (3500, 400, -1000, 1000)
+    [row] = ask(planted_db, "lead_times", causal="no")
+    assert (row["collapse"], row["lead"]) == (3400, None)
+    [row] = ask(planted_db, "lead_times", tau="1.3")
+    assert row["collapse"] == 3300
+    [row] = ask(planted_db, "lead_times", k="1")
+    assert (row["collapse"], row["lead"]) == (4000, None)
+
+
+def test_events_of_the_whole_run_stand_beside_those_of_its_windows(planted_db):
+    kinds = [row["event"] for row in ask(planted_db, "events", run="phased")]
+    assert sorted(set(kinds)) == ["collapse", "grok", "shift", "stabilisation"]
+    assert len(kinds) == 8
+    assert [row["step"] for row in ask(planted_db, "events", event="shift")] == [3100]

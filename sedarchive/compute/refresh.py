@@ -15,6 +15,8 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
+from sedarchive.compute.lead_rows import refresh_lead_laws
+from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
 from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
@@ -139,6 +141,7 @@ def compute(
         with sweep_executor(cluster, options.executor) as sweeps:
             job = _Job(store, open_database, options, requests, progress, sweeps, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
+        refresh_lead_laws(open_database)
         return sorted(reports, key=lambda report: report.run)
 
 
@@ -225,11 +228,14 @@ def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
             raise UnknownNameError(f"scope {scope!r} matches no tensor of any run; `sedarchive status` shows the runs")
 
 
+_OF_RUNS = (*CATALOG, *TABLES, *PHASE_TABLES, "projections", "matrix_spectra", "matrix_stats", "computations")
+
+
 def _forget_other_runs(database: Database, names: Sequence[str]) -> None:
     """Remove the rows of runs that the archive no longer has."""
     for (run,) in database.rows("SELECT DISTINCT run FROM runs").rows:
         if run not in names:
-            for table in (*CATALOG, *TABLES, "projections", "matrix_spectra", "matrix_stats", "computations"):
+            for table in _OF_RUNS:
                 database.replace(table, {"run": run}, {})
 
 
@@ -307,6 +313,8 @@ class _Job:
             self.options.executor,
             self.progress,
         )
+        with_null = [size for size, is_asked in sizes.items() if is_asked]
+        refresh_phases(parts.run.name, with_null, self.open_database, self.options.executor)
         return audit
 
     def _refresh_projections(self, parts: Anatomy, stored: StoredGrams, report: RunComputed) -> None:

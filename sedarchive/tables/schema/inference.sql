@@ -10,19 +10,27 @@ CREATE TABLE phases (
     step_from BIGINT,
     step_to BIGINT,
     threshold DOUBLE,
+    is_modal BOOLEAN,
+    peak_ratio DOUBLE,
+    null_share DOUBLE,
+    null_walks BIGINT,
     status VARCHAR
 );
-COMMENT ON TABLE phases IS 'Rise, plateau and collapse of a ratio of singular values';
+COMMENT ON TABLE phases IS 'Rise, plateau and collapse of sigma_k / sigma_(k+1) at one k for the whole run, by three methods, each beside how often it finds all three phases in random walks';
 COMMENT ON COLUMN phases.run IS 'Run name [text]';
 COMMENT ON COLUMN phases.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
 COMMENT ON COLUMN phases.window_size IS 'Updates in the window [updates]';
 COMMENT ON COLUMN phases.k IS 'Ratio sigma_k / sigma_(k+1) that is followed [index]';
-COMMENT ON COLUMN phases.method IS 'peak, derivative or threshold [text]';
+COMMENT ON COLUMN phases.method IS 'peak: the plateau is where the ratio is at least threshold x its maximum, around the maximum; derivative: from the maximum until the slope of the mean of 5 windows is below threshold per window; threshold: from the first to the last window with a ratio of at least threshold [text]';
 COMMENT ON COLUMN phases.phase IS 'rise, plateau or collapse [text]';
-COMMENT ON COLUMN phases.step_from IS 'First step of the phase [steps]';
-COMMENT ON COLUMN phases.step_to IS 'Last step of the phase [steps]';
+COMMENT ON COLUMN phases.step_from IS 'Last update of the first window of the phase; NULL: there is no such phase [steps]';
+COMMENT ON COLUMN phases.step_to IS 'Last update of the last window of the phase; a window of W updates smears a boundary over W checkpoints [steps]';
 COMMENT ON COLUMN phases.threshold IS 'Threshold of the method [unit of the method]';
-COMMENT ON COLUMN phases.status IS 'ok, or why a value is NULL or doubtful [text]';
+COMMENT ON COLUMN phases.is_modal IS 'Whether k is the most frequent signal_rank of the run [flag]';
+COMMENT ON COLUMN phases.peak_ratio IS 'Largest ratio of the run at this k [1]';
+COMMENT ON COLUMN phases.null_share IS 'Share of random walks with the norms of the updates in which the method finds all three phases: its rate of false positives [1]';
+COMMENT ON COLUMN phases.null_walks IS 'Random walks that null_share counts [count]';
+COMMENT ON COLUMN phases.status IS 'ok (all three phases), plateau_at_border (rise or collapse is missing), no_pattern (both are), too_few (windows) [text]';
 
 CREATE TABLE events (
     run VARCHAR,
@@ -35,19 +43,25 @@ CREATE TABLE events (
     high DOUBLE,
     p DOUBLE,
     causal BOOLEAN,
+    feature VARCHAR,
+    k BIGINT,
+    change DOUBLE,
     status VARCHAR
 );
 COMMENT ON TABLE events IS 'Dated events of a run';
 COMMENT ON COLUMN events.run IS 'Run name [text]';
 COMMENT ON COLUMN events.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
 COMMENT ON COLUMN events.window_size IS 'Updates in the window [updates]';
-COMMENT ON COLUMN events.event IS 'What happened, such as grok, gap_open or collapse [text]';
+COMMENT ON COLUMN events.event IS 'What happened, such as grok, gap_open, collapse, stabilisation (of a loss) or shift [text]';
 COMMENT ON COLUMN events.method IS 'Rule that dates it [text]';
-COMMENT ON COLUMN events.step IS 'Step of the event [steps]';
-COMMENT ON COLUMN events.low IS 'Lower end of the interval of the step [steps]';
+COMMENT ON COLUMN events.step IS 'Step of the event: for collapse the last update of the window, for a shift the first checkpoint after it [steps]';
+COMMENT ON COLUMN events.low IS 'Lower end of the interval of the step: for collapse the first checkpoint of the window, for a shift that of its 95 % interval [steps]';
 COMMENT ON COLUMN events.high IS 'Upper end of the interval of the step [steps]';
-COMMENT ON COLUMN events.p IS 'p-value against the method''s null [1]';
+COMMENT ON COLUMN events.p IS 'p-value against the method''s null; for a shift the maximum statistic over all its places, one series at a time [1]';
 COMMENT ON COLUMN events.causal IS 'Whether only the past was used [flag]';
+COMMENT ON COLUMN events.feature IS 'Series that the event is dated by [text]';
+COMMENT ON COLUMN events.k IS 'Ratio sigma_k / sigma_(k+1) that is followed, where the event has one [index]';
+COMMENT ON COLUMN events.change IS 'Logarithm of the level after a shift over the level before [1]';
 COMMENT ON COLUMN events.status IS 'ok, or why a value is NULL or doubtful [text]';
 
 CREATE TABLE couplings (
@@ -97,6 +111,7 @@ CREATE TABLE fits (
     n BIGINT,
     r2 DOUBLE,
     r2_out_of_sample DOUBLE,
+    window_size BIGINT,
     status VARCHAR
 );
 COMMENT ON TABLE fits IS 'Fitted parameters with their intervals';
@@ -110,6 +125,7 @@ COMMENT ON COLUMN fits.high IS 'Upper end of the interval [unit of the parameter
 COMMENT ON COLUMN fits.n IS 'Points [count]';
 COMMENT ON COLUMN fits.r2 IS 'Share of variance explained [1]';
 COMMENT ON COLUMN fits.r2_out_of_sample IS 'Share of variance explained on points left out of the fit [1]';
+COMMENT ON COLUMN fits.window_size IS 'Updates in the window, where the fit is to windows [updates]';
 COMMENT ON COLUMN fits.status IS 'ok, or why a value is NULL or doubtful [text]';
 
 CREATE TABLE projections (

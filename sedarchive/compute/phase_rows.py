@@ -1,0 +1,195 @@
+"""Rows of ``phases`` and ``events`` for the windows of one scope and size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.inference.changes import Shift, find_shift
+from sedarchive.inference.eventstudy import TAUS, Found, find_collapse, find_grok, find_settling
+from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, pattern_share
+from sedarchive.inference.walks import ratio_series, walk_sigmas
+
+Row = dict[str, Any]
+Floats = NDArray[np.float64]
+
+LEADING_RATIOS = 4
+"""Ratios that are followed besides that at the modal signal rank."""
+NULL_WALKS = (19, 49)
+"""Fewest and most random walks: fewer where there are many or long windows, whose eigenvalues take the time."""
+_NULL_ENTRIES = 2_000_000
+
+
+@dataclass(frozen=True)
+class LogSeries:
+    """A metric at checkpoints, or at the steps of its own log."""
+
+    name: str
+    steps: NDArray[np.int64]
+    values: Floats
+
+
+@dataclass(frozen=True)
+class WindowedScope:
+    """Windows of one scope and size in order of time, as they stand in the tables."""
+
+    scope: str
+    size: int
+    checkpoints: NDArray[np.int64]
+    """Steps of all checkpoints (T,)."""
+    step: NDArray[np.int64]
+    """Of each window's last update (n,)."""
+    step_first: NDArray[np.int64]
+    edge_ratio: Floats
+    edge_ratio_null: Floats
+    ratio: Floats
+    """sigma_k / sigma_{k+1} (n, W); NaN where unknown."""
+    signal_rank: NDArray[np.int64]
+    """0 for none (n,)."""
+    norms: Floats
+    """Of all updates (T - 1,)."""
+    p_eff: float
+    loss: LogSeries | None
+    """Loss at the checkpoints."""
+
+    @property
+    def modal_rank(self) -> int:
+        return modal_rank(self.signal_rank)
+
+    @property
+    def followed(self) -> list[int]:
+        """Every k whose ratio is followed."""
+        leading = range(1, min(LEADING_RATIOS, self.size - 1) + 1)
+        return sorted({*leading, self.modal_rank} - {0})
+
+
+def phase_rows(windows: WindowedScope) -> list[Row]:
+    """Rows of ``phases``: three phases by three methods at each k that is followed."""
+    p_eff = windows.p_eff if windows.p_eff > 0 else 1.0
+    null = list(walk_sigmas(windows.norms, p_eff, windows.size, _null_walks(len(windows.step), windows.size)))
+    rows: list[Row] = []
+    for k in windows.followed:
+        noise = [ratio_series(sigma, k) for sigma in null]
+        for method in METHODS:
+            rows += _rows_of_method(windows, k, method, noise)
+    return rows
+
+
+def event_rows(windows: WindowedScope) -> list[Row]:
+    """Rows of ``events``: collapses at each k that is followed, the settling of the loss after each, and shifts."""
+    rows: list[Row] = []
+    for k in windows.followed:
+        for tau in TAUS:
+            for causal in (False, True):
+                collapse = find_collapse(windows.ratio[:, k - 1], tau, causal)
+                rows.append(_collapse_row(windows, collapse, k, f"tau={tau:.2f}", causal))
+                if collapse.index is not None:
+                    rows.append(_settling_row(windows, int(windows.step[collapse.index]), k, f"tau={tau:.2f}", causal))
+    rows += [_settling_row(windows, None, None, "any time", causal) for causal in (False, True)]
+    return rows + _shift_rows(windows)
+
+
+def grok_rows(accuracy: LogSeries | None) -> list[Row]:
+    """Rows of ``events`` for a run: when its validation accuracy reaches 0.95, and 0.98 for good."""
+    rules = {"first >= 0.95": (0.95, 1), "3 x >= 0.98": (0.98, 3)}
+    rows: list[Row] = []
+    for method, (level, lasting) in rules.items():
+        shared = {"event": "grok", "feature": "val_acc", "method": method, "causal": lasting == 1}
+        if accuracy is None:
+            rows.append({**shared, "status": "no_target"})
+            continue
+        found = find_grok(accuracy.values, level, lasting)
+        before = found.index - 1 if found.index else found.index
+        ends = {"low": _step(accuracy.steps, before), "high": _step(accuracy.steps, found.index)}
+        rows.append({**shared, "step": _step(accuracy.steps, found.index), **ends, "status": found.status})
+    return rows
+
+
+def _null_walks(n_windows: int, size: int) -> int:
+    fewest, most = NULL_WALKS
+    return min(max(_NULL_ENTRIES // max(n_windows * size**2, 1), fewest), most)
+
+
+def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: Sequence[Floats]) -> list[Row]:
+    """Rows of three phases; ``noise`` is the same series of random walks."""
+    options, ratio = PhaseOptions(), windows.ratio[:, k - 1]
+    found = find_phases(ratio, method, options)
+    shared = {
+        "k": k,
+        "method": method,
+        "threshold": options.threshold(method),
+        "is_modal": k == windows.modal_rank,
+        "peak_ratio": float(np.nanmax(ratio)) if np.isfinite(ratio).any() else None,
+        "null_share": pattern_share(noise, method, options) if found.status != "too_few" else None,
+        "null_walks": len(noise),
+        "status": found.status,
+    }
+    return [
+        {"phase": phase, "step_from": _step(windows.step, first), "step_to": _step(windows.step, last), **shared}
+        for phase, span in found.spans().items()
+        for first, last in [span or (None, None)]
+    ]
+
+
+def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Rows as columns; what a row lacks is None."""
+    return {name: [row.get(name) for row in rows] for name in names} if rows else {}
+
+
+def _collapse_row(windows: WindowedScope, found: Found, k: int, method: str, causal: bool) -> Row:
+    step = _step(windows.step, found.index)
+    return {
+        "event": "collapse",
+        "feature": f"sigma_{k}/sigma_{k + 1}",
+        "k": k,
+        "method": method,
+        "step": step,
+        "low": _step(windows.step_first, found.index),
+        "high": step,
+        "causal": causal,
+        "status": found.status,
+    }
+
+
+def _settling_row(windows: WindowedScope, collapse: int | None, k: int | None, method: str, causal: bool) -> Row:
+    row: Row = {"event": "stabilisation", "k": k, "method": method, "causal": causal, "status": "no_target"}
+    loss = windows.loss
+    if loss is None:
+        return row
+    # the last logged point up to the collapse; the first point is looked at only where none comes before it
+    after = None if collapse is None else int(np.searchsorted(loss.steps, collapse, side="right")) - 1
+    found = find_settling(loss.values, after, causal)
+    return row | {"feature": loss.name, "step": _step(loss.steps, found.index), "status": found.status}
+
+
+def _shift_rows(windows: WindowedScope) -> list[Row]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        edge, null = np.log(windows.edge_ratio), np.log(windows.edge_ratio_null)
+    series = {"edge_ratio": edge, "edge_ratio / edge_ratio_null": edge - null}
+    return [_shift_row(windows, name, find_shift(values, windows.size)) for name, values in series.items()]
+
+
+def _shift_row(windows: WindowedScope, feature: str, shift: Shift) -> Row:
+    return {
+        "event": "shift",
+        "feature": feature,
+        "method": "self-normalised CUSUM",
+        "step": _first_checkpoint(windows.checkpoints, shift.update),
+        "low": _first_checkpoint(windows.checkpoints, shift.low),
+        "high": _first_checkpoint(windows.checkpoints, shift.high),
+        "p": shift.p,
+        "causal": False,
+        "change": shift.size,
+        "status": shift.status,
+    }
+
+
+def _first_checkpoint(checkpoints: NDArray[np.int64], update: float | None) -> int | None:
+    """Step of the first checkpoint after an update, counted from 0."""
+    return None if update is None else int(checkpoints[min(int(update) + 1, len(checkpoints) - 1)])
+
+
+def _step(steps: NDArray[np.int64], index: int | None) -> int | None:
+    return None if index is None else int(steps[index])
