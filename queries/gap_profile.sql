@@ -4,8 +4,8 @@
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, k, ratio_mean, ratio_median, null_low, null_high, share_above_null, overlap_mean, n
 -- source: Xu 2026 (arXiv:2603.15678), definition 3
--- note: null_low and null_high are the means over windows of the 5 % and 95 % quantiles under random updates of the
---   same norms; share_above_null is the share of windows above their own 95 % quantile, 0.05 if nothing is there.
+-- note: null_low and null_high are the means over windows of the 2.5 % and 97.5 % quantiles under random updates of the
+--   same norms; share_above_null is the share of windows above their own upper quantile, 0.025 if nothing is there.
 --   Windows overlap, so n windows are far fewer than n independent ones.
 SELECT
     run,

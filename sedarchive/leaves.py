@@ -53,6 +53,11 @@ class Scope:
         return Scope(self.name, kept, self.incomplete or len(kept) < len(self.leaves))
 
     @property
+    def matrices(self) -> "Scope":
+        """Its matrices, which weight decay acts on; biases and norms are commonly exempt."""
+        return Scope(self.name, tuple(leaf for leaf in self.leaves if leaf.shape is not None), self.incomplete)
+
+    @property
     def n_elements(self) -> int:
         """Parameters in the scope (p of the papers)."""
         return sum(leaf.n_elements for leaf in self.leaves)

@@ -1,8 +1,7 @@
 """Rolling windows of updates and single updates, from the Gram matrix of the updates.
 
-With X the matrix of a window's W updates as rows (Definition 1 of "Spectral Edge Dynamics", arXiv 2603.15678: neither
-centred nor normalised), its W x W Gram matrix ``X X^T = U diag(lambda) U^T`` gives the singular values sqrt(lambda_k)
-and the right singular vectors ``v_k = X^T u_k / sigma_k``, whose inner products need no p-dimensional work.
+X is the matrix of a window's W updates as rows (Definition 1 of "Spectral Edge Dynamics", arXiv 2603.15678: neither
+centred nor normalised); its singular values and vectors come from the W x W Gram matrix (:mod:`sedarchive.modes`).
 """
 
 from dataclasses import dataclass, fields
@@ -11,21 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.edge import EdgeScalars, edge_scalars, sigma_ratios
+from sedarchive.decay import ModeShares, mode_shares
+from sedarchive.edge import EdgeScalars, argmax_rank, edge_scalars, sigma_ratios
 from sedarchive.gram import Gram
+from sedarchive.modes import RESOLUTION, STATUS, Modes, cosines_between, modes_of
+from sedarchive.repulsion import EnergyMotion, energy_motion
+from sedarchive.turning import (
+    Directions,
+    directions,
+    overlap_bound,
+    proxy_stability,
+    subspace_angles,
+    subspace_bound,
+)
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Status = NDArray[np.str_]
 
-RESOLUTION = 1e-7
-"""Singular values below this part of the largest are rounding of the float64 Gram matrix."""
 _BATCH_ENTRIES = 2**18
-_STATUS = "<U10"
 
 
 @dataclass(frozen=True)
-class WindowSeries(EdgeScalars):
+class WindowSeries(EdgeScalars, Directions, EnergyMotion, ModeShares):
     """All windows of one size, in order: n windows of W updates. NaN: see the status of the same window and k."""
 
     window_size: int
@@ -51,10 +58,22 @@ class WindowSeries(EdgeScalars):
     """sqrt(sum_k (lambda_k - lambda'_k)²) (n,): the authors' proxy, a lower bound of the others."""
     adiabatic_free: Floats
     """gram_change_operator / gap² (n,): the adiabatic parameter without a learning rate."""
+    unresolved_from: Counts
+    """Smallest k whose singular value is unresolved (n,); 0 if all are resolved."""
+    edge_ratio_unit: Floats
+    """Largest ratio of the singular values of the updates scaled to length 1 (n,); NaN if one of them is 0."""
+    edge_k_unit: Counts
+    """Where it is (n,); 0 if it is unknown."""
+    subspace_angle: Floats
+    """Largest principal angle (n,) of span(v_1 .. v_k), k = ``signal_rank``, to that of the window before, radians."""
+    subspace_angle_dk: Floats
+    """Upper bound of ``subspace_angle`` (n,), pi / 2 where it says nothing (Yu, Wang and Samworth)."""
     overlap_previous: Floats
     """|<v_k, v'_k>| with the window before (n, W)."""
     stability_dk: Floats
     """Lower bound of ``overlap_previous`` (n, W) after Yu, Wang and Samworth (Biometrika 2015, theorem 2)."""
+    stability_proxy: Floats
+    """The authors' alpha_k (n, W): 1 - gram_change_proxy² / gap_k², at least 0; no bound of anything."""
     stability_split: Floats
     """|<v_k of the first half, v_k of the second half>| (n, W); NaN beyond W // 2 and for W < 4."""
 
@@ -78,27 +97,7 @@ class UpdateSeries:
     """ok, zero or nonfinite."""
 
 
-@dataclass(frozen=True)
-class _Modes:
-    """Eigenpairs of a stack of Gram matrices, descending."""
-
-    energy: Floats
-    """lambda_k >= 0 (n, W), 0 where unresolved; NaN in non-finite windows."""
-    sigma: Floats
-    """sqrt(lambda_k) (n, W); NaN where unresolved or non-finite."""
-    vectors: Floats
-    """u_k as columns (n, W, W)."""
-    status: Status
-    """(n, W)."""
-    resolution: Floats
-    """(n,)."""
-
-    def part(self, windows: slice) -> "_Modes":
-        """Return those of some of the windows."""
-        return _Modes(**{f.name: getattr(self, f.name)[windows] for f in fields(self)})
-
-
-def window_series(gram: Gram, window_size: int, n_elements: int) -> WindowSeries:
+def window_series(gram: Gram, window_size: int, n_elements: int, decay: Floats | None = None) -> WindowSeries:
     """Return every window of `window_size` consecutive updates.
 
     Parameters
@@ -109,6 +108,8 @@ def window_series(gram: Gram, window_size: int, n_elements: int) -> WindowSeries
         W >= 2, in updates: a window needs W + 1 checkpoints.
     n_elements
         p, the number of parameters of the scope.
+    decay
+        :func:`sedarchive.decay.decay_products` of the scope (n_updates, n_updates); None where they are unknown.
 
     Returns
     -------
@@ -129,7 +130,9 @@ def window_series(gram: Gram, window_size: int, n_elements: int) -> WindowSeries
     n_windows = max(gram.n_updates - window_size + 1, 0)
     per_batch = max(_BATCH_ENTRIES // (window_size + 1) ** 2, 1)
     starts = range(0, max(n_windows, 1), per_batch)
-    batches = [_batch(gram, np.arange(i, min(i + per_batch, n_windows)), window_size, n_elements) for i in starts]
+    batches = [
+        _batch(gram, np.arange(i, min(i + per_batch, n_windows)), window_size, n_elements, decay) for i in starts
+    ]
     series = {
         f.name: np.concatenate([b[f.name] for b in batches]) for f in fields(WindowSeries) if f.name in batches[0]
     }
@@ -156,11 +159,13 @@ def update_series(gram: Gram, zeros: Counts, rounding: Floats, n_elements: int) 
         cosine[1:] = gram.products(index[1:], index[:-1]) / (norm[1:] * norm[:-1])
         noise = np.where(energy > 0, (rounding[1:] + rounding[:-1]) / energy, np.nan)
     cosine = np.where(np.isfinite(cosine), np.clip(cosine, -1.0, 1.0), np.nan)
-    status = np.select([~np.isfinite(norm), norm == 0], ["nonfinite", "zero"], "ok").astype(_STATUS)
+    status = np.select([~np.isfinite(norm), norm == 0], ["nonfinite", "zero"], "ok").astype(STATUS)
     return UpdateSeries(norm, cosine, zeros[1:] / max(n_elements, 1), noise, status)
 
 
-def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> dict[str, NDArray[Any]]:
+def _batch(
+    gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int, decay: Floats | None
+) -> dict[str, NDArray[Any]]:
     """Return the series of the windows that begin at the updates `starts` (consecutive)."""
     inside = np.arange(size)
     before = np.maximum(starts - 1, 0)  # the first window has none; its comparisons are blanked below
@@ -168,20 +173,21 @@ def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> 
     across = _products(gram, starts, before, inside)
     each = np.concatenate([before[:1], starts])  # every window is also the next one's predecessor
     stack = _products(gram, each, each, inside)
-    now, previous, both = stack[1:], stack[:-1], _modes(stack)
-    modes, old = both.part(slice(1, None)), both.part(slice(None, -1))
+    both = modes_of(stack)
+    pair = _Pair(both.part(slice(1, None)), both.part(slice(None, -1)), stack[1:], stack[:-1], across)
+    modes, now = pair.modes, pair.now
     scalars = edge_scalars(modes.sigma, n_elements)
-    change = _operator_change(gram, starts, before, size)
-    compared = _compare(modes, old, across, change)
-    compared["gram_change_operator"] = change
-    compared["gram_change_positional"] = np.sqrt(((now - previous) ** 2).sum(axis=(1, 2)))
-    compared["gram_change_proxy"] = np.sqrt(((modes.energy - old.energy) ** 2).sum(axis=1))
+    compared = _compare(pair, _operator_change(gram, starts, before, size), scalars.signal_rank)
     for values in compared.values():
-        values[(starts == 0) | (old.status[:, 0] == "nonfinite") | (modes.status[:, 0] == "nonfinite")] = np.nan
+        values[(starts == 0) | (pair.old.status[:, 0] == "nonfinite") | (modes.status[:, 0] == "nonfinite")] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         adiabatic = compared["gram_change_operator"] / scalars.gap**2
+    unresolved = np.asarray(modes.status == "unresolved")
     return {
-        **{f.name: getattr(scalars, f.name) for f in fields(EdgeScalars)},
+        **_fields_of(scalars),
+        **_fields_of(directions(modes, now[:, -1, -1])),
+        **_fields_of(_shares(modes, starts, decay)),
+        **_unit_edge(now),
         **compared,
         "last_update": (starts + size - 1).astype(np.int64),
         "sigma": modes.sigma,
@@ -189,10 +195,25 @@ def _batch(gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int) -> 
         "ratio": sigma_ratios(modes.sigma),
         "status": _window_status(modes),
         "resolution": modes.resolution,
+        "unresolved_from": np.where(unresolved.any(axis=1), np.argmax(unresolved, axis=1) + 1, 0).astype(np.int64),
         "drift_speed": np.sqrt(np.maximum(now.sum(axis=(1, 2)), 0.0)) / size,
         "adiabatic_free": np.where(np.isfinite(adiabatic), adiabatic, np.nan),
         "stability_split": _split_stability(gram, starts, now),
     }
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Stacks of windows and of the windows before them."""
+
+    modes: Modes
+    old: Modes
+    now: Floats
+    """Gram matrices of the windows (n, W, W)."""
+    previous: Floats
+    """Those of the windows before (n, W, W)."""
+    across: Floats
+    """Products of the updates of both (n, W, W)."""
 
 
 def _products(gram: Gram, first: NDArray[np.intp], second: NDArray[np.intp], inside: NDArray[np.intp]) -> Floats:
@@ -200,25 +221,36 @@ def _products(gram: Gram, first: NDArray[np.intp], second: NDArray[np.intp], ins
     return gram.products(first[:, None, None] + inside[:, None], second[:, None, None] + inside)
 
 
-def _modes(stack: Floats) -> _Modes:
-    n_windows, size = stack.shape[:2]
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(stack).all(axis=(1, 2)))
-    energy, vectors = np.linalg.eigh(np.where(finite[:, None, None], stack, np.eye(size)))
-    energy, vectors = np.maximum(energy[:, ::-1], 0.0), vectors[:, :, ::-1]
-    largest = np.where(np.diagonal(stack, axis1=1, axis2=2).max(axis=1, initial=0.0) == 0, 0.0, energy[:, 0])
-    zero = (largest == 0) & finite
-    resolved = (energy > RESOLUTION**2 * largest[:, None]) & (finite & ~zero)[:, None]
-    status = np.full((n_windows, size), "unresolved", dtype=_STATUS)
-    status[resolved], status[zero], status[~finite] = "ok", "zero", "nonfinite"
-    energy = np.where(resolved, energy, np.where(finite[:, None], 0.0, np.nan))
-    sigma = np.where(resolved | zero[:, None], np.sqrt(energy), np.nan)
-    return _Modes(energy, sigma, vectors, status, np.where(finite, RESOLUTION * np.sqrt(largest), np.nan))
+def _shares(modes: Modes, starts: NDArray[np.intp], decay: Floats | None) -> ModeShares:
+    n_windows, size = modes.sigma.shape
+    if decay is None:
+        return ModeShares.unknown(n_windows, size)
+    inside = starts[:, None] + np.arange(size)
+    return mode_shares(modes, decay[inside[:, :, None], inside[:, None, :]])
 
 
-def _window_status(modes: _Modes) -> Status:
+def _fields_of(part: EdgeScalars | Directions | EnergyMotion | ModeShares) -> dict[str, NDArray[Any]]:
+    return {f.name: getattr(part, f.name) for f in fields(part)}
+
+
+def _window_status(modes: Modes) -> Status:
     whole = np.isin(modes.status[:, 0], ["nonfinite", "zero"])
     partly = np.where((modes.status == "unresolved").any(axis=1), "unresolved", "ok")
-    return np.where(whole, modes.status[:, 0], partly).astype(_STATUS)
+    return np.where(whole, modes.status[:, 0], partly).astype(STATUS)
+
+
+def _unit_edge(stack: Floats) -> dict[str, NDArray[Any]]:
+    """Return the largest ratio of the updates scaled to length 1, so that a learning rate alone makes none."""
+    norm = np.sqrt(np.diagonal(stack, axis1=1, axis2=2))
+    usable: NDArray[np.bool_] = np.asarray(np.isfinite(stack).all(axis=(1, 2)) & (norm > 0).all(axis=1))
+    scale = np.where(usable[:, None], norm, 1.0)
+    cosines = np.where(usable[:, None, None], stack, 0.0) / (scale[:, :, None] * scale[:, None, :])
+    energy = np.maximum(np.linalg.eigvalsh(cosines)[:, ::-1], 0.0)
+    resolved = usable[:, None] & (energy > RESOLUTION**2 * energy[:, :1])
+    ratio = sigma_ratios(np.where(resolved, np.sqrt(energy), np.nan))
+    rank = argmax_rank(ratio)
+    largest = np.take_along_axis(ratio, np.maximum(rank - 1, 0)[:, None], axis=1)[:, 0]
+    return {"edge_ratio_unit": np.where(rank > 0, largest, np.nan), "edge_k_unit": rank}
 
 
 def _operator_change(gram: Gram, starts: NDArray[np.intp], before: NDArray[np.intp], size: int) -> Floats:
@@ -231,34 +263,22 @@ def _operator_change(gram: Gram, starts: NDArray[np.intp], before: NDArray[np.in
     return change
 
 
-def _compare(modes: _Modes, old: _Modes, across: Floats, change: Floats) -> dict[str, Floats]:
-    """Return the overlaps of v_k with the window before, and the bound on them."""
-    nearest = _eigenvalue_gaps(modes.energy)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        sine = 2.0 * change[:, None] / nearest
-        bound = np.sqrt(np.maximum(1.0 - sine**2, 0.0))
-    bound = np.where(nearest > 0, bound, 0.0)
+def _compare(pair: _Pair, change: Floats, rank: Counts) -> dict[str, Floats]:
+    """Return what compares the windows with those before them; ``change`` is that of the operator."""
+    modes, old = pair.modes, pair.old
+    cosines = cosines_between(modes, old, pair.across)
+    proxy = np.sqrt(((modes.energy - old.energy) ** 2).sum(axis=1))
     return {
-        "overlap_previous": _overlaps(modes, old, across),
-        "stability_dk": np.where(modes.status == "ok", bound, np.nan),
+        "gram_change_operator": change,
+        "gram_change_positional": np.sqrt(((pair.now - pair.previous) ** 2).sum(axis=(1, 2))),
+        "gram_change_proxy": proxy,
+        "overlap_previous": np.abs(np.diagonal(cosines, axis1=1, axis2=2)),
+        "stability_dk": overlap_bound(modes, change),
+        "stability_proxy": proxy_stability(modes, proxy),
+        "subspace_angle": subspace_angles(cosines, rank),
+        "subspace_angle_dk": subspace_bound(modes.energy, change, rank),
+        **_fields_of(energy_motion(old, pair.across[:, -1], pair.now[:, -1, -1])),
     }
-
-
-def _eigenvalue_gaps(energy: Floats) -> Floats:
-    """Return the distance (n, W) of lambda_k to the nearest other one, lambda_{W+1} = 0 counted."""
-    below: Floats = energy - np.concatenate([energy[:, 1:], np.zeros_like(energy[:, :1])], axis=1)
-    above = np.concatenate([np.full_like(energy[:, :1], np.inf), below[:, :-1]], axis=1)
-    nearest: Floats = np.minimum(below, above)
-    return nearest
-
-
-def _overlaps(first: _Modes, second: _Modes, across: Floats) -> Floats:
-    """Return |<v_k, w_k>| (n, W) of two stacks, `across` the products of their updates; NaN where unresolved."""
-    ok = (first.status == "ok") & (second.status == "ok")
-    with np.errstate(invalid="ignore"):
-        projected = (first.vectors * (np.nan_to_num(across) @ second.vectors)).sum(axis=1)
-    scale = np.where(ok, first.sigma * second.sigma, 1.0)
-    return np.where(ok, np.minimum(np.abs(projected) / scale, 1.0), np.nan)
 
 
 def _split_stability(gram: Gram, starts: NDArray[np.intp], stack: Floats) -> Floats:
@@ -269,8 +289,9 @@ def _split_stability(gram: Gram, starts: NDArray[np.intp], stack: Floats) -> Flo
     if half >= 2 and n_windows:
         # the second half of a window is the first half of a later one
         each = np.arange(starts[0], starts[-1] + size - half + 1)
-        halves = _modes(_products(gram, each, each, np.arange(half)))
+        halves = modes_of(_products(gram, each, each, np.arange(half)))
         first, second = halves.part(slice(None, n_windows)), halves.part(slice(size - half, None))
-        result[:, :half] = _overlaps(first, second, stack[:, :half, size - half :])
+        cosines = cosines_between(first, second, stack[:, :half, size - half :])
+        result[:, :half] = np.abs(np.diagonal(cosines, axis1=1, axis2=2))
         result[~np.isfinite(stack).all(axis=(1, 2))] = np.nan
     return result

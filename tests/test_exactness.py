@@ -302,6 +302,78 @@ def test_edge_ratios_are_the_largest_of_the_dense_ratios(computed, trained, run,
         assert np.array_equal(found["edge_k"], ratio.argmax(axis=1) + 1)
 
 
+DIRECTION_COLUMNS = (
+    *("align_last", "drift_along", "residual_speed", "gamma", "turning_total", "signal_rank", "subspace_angle"),
+    *("subspace_angle_dk", "edge_ratio_unit", "edge_k_unit", "adiabatic_free", "adiabatic_interval", "lr"),
+)
+
+
+def direction_table(computed, folder, scope, size):
+    found = table(computed, folder.name, "windows", DIRECTION_COLUMNS)[scope, size]
+    return {name: np.array(values, dtype=float) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("run", TRANSFORMERS)
+def test_directions_of_windows_are_those_of_dense_singular_vectors(computed, trained, run, size):
+    for scope in {"all", "attention"} & set(scopes_of(trained / run)):
+        found, windows = direction_table(computed, trained / run, scope, size), windows_of(trained / run, scope, size)
+        _, sigma, vectors = np.linalg.svd(windows, full_matrices=False)
+        first, mean = vectors[:, 0], windows.mean(axis=1)
+        along = np.abs(np.vecdot(mean, first))
+        last = windows[:, -1] / np.linalg.norm(windows[:, -1], axis=1, keepdims=True)
+        np.testing.assert_allclose(found["align_last"], np.abs(np.vecdot(last, first)), atol=1e-8)
+        np.testing.assert_allclose(found["drift_along"], along, atol=1e-8 * sigma.max())
+        rest = np.linalg.norm(mean - np.vecdot(mean, first)[:, None] * first, axis=1)
+        np.testing.assert_allclose(found["residual_speed"], rest, atol=1e-8 * sigma.max())
+        gamma = np.abs(np.vecdot(first[1:], first[:-1]))
+        np.testing.assert_allclose(found["gamma"][1:], gamma, atol=1e-8)
+        turned = np.append(0, np.cumsum(np.arccos(np.minimum(gamma, 1))))
+        np.testing.assert_allclose(found["turning_total"], turned, atol=1e-5)
+        for t in np.flatnonzero(np.isfinite(found["signal_rank"]))[1:]:
+            rank = int(found["signal_rank"][t])
+            cosines = np.linalg.svd(vectors[t, :rank] @ vectors[t - 1, :rank].T, compute_uv=False)
+            if t > 0:
+                assert np.cos(found["subspace_angle"][t]) == pytest.approx(min(cosines), abs=1e-7)
+                assert found["subspace_angle"][t] <= found["subspace_angle_dk"][t] + 1e-7
+        unit = np.linalg.svd(windows / np.linalg.norm(windows, axis=2, keepdims=True), compute_uv=False)
+        ratio = unit[:, :-1] / unit[:, 1:]
+        np.testing.assert_allclose(found["edge_ratio_unit"], ratio.max(axis=1), rtol=3e-6)
+        assert np.array_equal(found["edge_k_unit"], ratio.argmax(axis=1) + 1)
+
+
+def test_the_adiabatic_parameter_takes_the_logged_rate_over_the_interval(computed, trained):
+    found = direction_table(computed, trained / "gpt2_float32", "all", 10)
+    np.testing.assert_allclose(found["lr"], 3e-3)
+    np.testing.assert_allclose(found["adiabatic_interval"], found["adiabatic_free"] / (3e-3 * SPACING))
+    assert np.isfinite(found["adiabatic_interval"]).any()
+    assert np.isnan(direction_table(computed, trained / "collinear", "all", 10)["lr"]).all()
+
+
+@pytest.mark.parametrize("scope", ["all", "attention", "layer:1"])
+def test_gradient_shares_are_those_of_the_files_and_the_optimizer_in_them(computed, trained, scope):
+    folder, size = trained / "nanogpt", 5
+    chosen = [leaf for leaf in truth(folder) if belongs(scope, leaf)]
+    theta = np.concatenate([leaf.values.reshape(len(leaf.values), -1) for leaf in chosen], axis=1)
+    decays = np.concatenate([np.full(leaf.values[0].size, leaf.is_matrix) for leaf in chosen])
+    own = -3e-3 * SPACING * 0.1 * 0.5 * (theta[1:] + theta[:-1]) * decays
+    rows = table(computed, "nanogpt", "window_sigmas", ("gradient_share", "decay_alignment"))[scope, size]
+    share, alignment = (np.array(rows[name], dtype=float).reshape(-1, size) for name in rows)
+    for t, window in enumerate(windows_of(folder, scope, size)):
+        _, _, v = np.linalg.svd(window, full_matrices=False)
+        by_decay, by_both = own[t : t + size] @ v.T, window @ v.T
+        one, other = (by_decay**2).mean(axis=0), ((by_both - by_decay) ** 2).mean(axis=0)
+        np.testing.assert_allclose(share[t], other / (one + other), atol=1e-7)
+        wanted = (by_decay * (by_both - by_decay)).mean(axis=0) / np.sqrt(one * other)
+        np.testing.assert_allclose(alignment[t], wanted, atol=1e-5)
+
+
+def test_fits_of_windows_stand_for_every_scope_and_size(computed, folder, size):
+    sql = "SELECT scope, fit, count(*) FROM fits WHERE run = ? AND window_size = ? GROUP BY ALL"
+    counts = {(scope, fit): n for scope, fit, n in computed.rows(sql, [folder.name, size])}
+    wanted = {"gap_flow": 2, "gap_flow_forward": 2, "gap_times": 5, "alpha_feedback": 2, "gap_maximality": size - 1}
+    assert counts == {(scope, fit): n for scope in scopes_of(folder) for fit, n in wanted.items()}
+
+
 def spectra_of(computed, folder):
     sql = "SELECT matrix, step, sigma, resolution, n_resolved, method, status FROM matrix_spectra WHERE run = ?"
     return {(matrix, step): rest for matrix, step, *rest in computed.rows(sql, [folder.name])}

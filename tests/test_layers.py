@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
     {"errors", "sizes", "history", "result", "families", "parts", "roles"},
-    {"floats", "gram", "edge", "windows", "leaders", "nulls", "projection", "spectra", "tails", "leaves", "inference"},
+    {"floats", "gram", "edge", "modes", "turning", "repulsion", "decay", "windows", "leaders", "nulls", "noise"}
+    | {"schedule", "gapflow", "feedback", "drift", "projection", "spectra", "tails", "leaves", "inference"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
@@ -33,8 +34,16 @@ NEIGHBOURS = {
     ("roles", "families"),
     ("roles", "history"),
     ("roles", "errors"),
+    ("turning", "modes"),
+    ("repulsion", "modes"),
+    ("decay", "gram"),
+    ("decay", "modes"),
+    ("windows", "decay"),
     ("windows", "edge"),
     ("windows", "gram"),
+    ("windows", "modes"),
+    ("windows", "repulsion"),
+    ("windows", "turning"),
     ("nulls", "gram"),
     ("projection", "edge"),
     ("nulls", "leaders"),

@@ -5,7 +5,7 @@ arrival; everything handed out is in the order of steps.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -339,10 +339,12 @@ class RunArchive:
     def _handles(self) -> "dict[str, zarr.Array[Any]]":
         return {}
 
-    def metrics(self) -> list[Metric]:
-        """Logged metrics, by name and step."""
+    def metrics(self, names: Collection[str] | None = None) -> list[Metric]:
+        """Logged metrics, by name and step: all, or those of some names."""
         found = []
         for name, entry in sorted(self.record["metrics"].items()):
+            if names is not None and name not in names:
+                continue
             group = f"{self.group}/metrics/{entry['path']}"
             steps = read_region(open_array(self.store, f"{group}/step"), (slice(None),))
             values = read_region(open_array(self.store, f"{group}/value"), (slice(None),))

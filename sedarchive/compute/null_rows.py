@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.window_rows import Columns, concatenated, null_columns, ratio_null_columns
+from sedarchive.compute.flow_rows import GapWindows, as_columns, flow_rows
+from sedarchive.compute.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
 from sedarchive.executor import Executor
 from sedarchive.nulls import NullBands, NullCache, null_bands
 from sedarchive.tables import Database
 
 ScopeSize = tuple[str, int]
-_WINDOWS = "SELECT step, edge_ratio, p_eff FROM windows WHERE run = ? AND scope = ? AND window_size = ? ORDER BY step"
+_OF = "WHERE run = ? AND scope = ? AND window_size = ? ORDER BY step"
+_WINDOWS = f"SELECT step, edge_ratio, p_eff, signal_rank FROM windows {_OF}"
+_SIGMAS = f"SELECT sigma FROM window_sigmas {_OF}, k"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class StandingWindows:
     """Of each window (n,)."""
     edge_ratio: NDArray[np.float64]
     p_eff: float
+    gaps: GapWindows
 
 
 def read_standing(database: Database, run: str, pairs: Sequence[ScopeSize]) -> list[StandingWindows]:
@@ -43,9 +47,11 @@ def read_standing(database: Database, run: str, pairs: Sequence[ScopeSize]) -> l
     norms = _by_scope(database.rows("SELECT scope, norm FROM updates WHERE run = ? ORDER BY scope, step", [run]).rows)
     found = []
     for scope, size in pairs:
-        step, edge_ratio, p_eff = zip(*database.rows(_WINDOWS, [run, scope, size]).rows, strict=True)
+        step, edge_ratio, p_eff, rank = zip(*database.rows(_WINDOWS, [run, scope, size]).rows, strict=True)
+        sigma = np.array(database.rows(_SIGMAS, [run, scope, size]).rows, dtype=np.float64).reshape(-1, size)
+        gaps = GapWindows(np.array(step), sigma, np.array(rank, dtype=np.float64))
         observed = np.array(edge_ratio, dtype=np.float64)
-        found.append(StandingWindows(scope, size, norms[scope], np.array(step), observed, p_eff[0]))
+        found.append(StandingWindows(scope, size, norms[scope], gaps.step, observed, p_eff[0], gaps))
     return found
 
 
@@ -62,21 +68,32 @@ def bands_of_windows(
     return null_bands(norms[inside], edge_ratio, p_eff, cache=cache)
 
 
+def unit_null(size: int, p_eff: float, cache: NullCache) -> UnitNull:
+    """Null of the largest ratio of ``size`` updates of equal norms."""
+    bands = null_bands(np.ones((1, size)), np.full(1, np.nan), p_eff, cache=cache)
+    return UnitNull(float(bands.edge_ratio_null[0]), float(bands.edge_ratio_null_high[0]))
+
+
 def null_rows(standing: Sequence[StandingWindows], executor: Executor) -> dict[str, Columns]:
-    """Columns of ``windows`` and of ``window_sigmas`` that hold the nulls, with those that say whose they are."""
+    """Columns of ``windows`` and of ``window_sigmas`` that hold the nulls, with those that say whose they are.
+
+    And the rows of ``fits`` that stand beside such a null.
+    """
     parts = list(executor.map(partial(_null_rows, NullCache()), standing))
-    return {table: concatenated([part[table] for part in parts]) for table in ("windows", "window_sigmas")}
+    return {table: concatenated([part[table] for part in parts]) for table in ("windows", "window_sigmas", "fits")}
 
 
 def _null_rows(cache: NullCache, standing: StandingWindows) -> dict[str, Columns]:
     size = standing.size
     bands = bands_of_windows(standing.norms, size, standing.edge_ratio, standing.p_eff, cache)
-    windows = {"step": standing.step, **null_columns(bands)}
+    windows = {"step": standing.step, **null_columns(bands, unit_null(size, standing.p_eff, cache))}
     order = {"step": np.repeat(standing.step, size), "k": np.tile(np.arange(1, size + 1), len(standing.step))}
     sigmas = {**order, **ratio_null_columns(bands, size)}
-    return {"windows": _named(windows, standing), "window_sigmas": _named(sigmas, standing)}
+    fits = as_columns(flow_rows(standing.gaps, standing.norms, standing.p_eff, with_null=True))
+    found = {"windows": windows, "window_sigmas": sigmas, "fits": fits}
+    return {table: _named(columns, standing) for table, columns in found.items()}
 
 
 def _named(columns: Columns, standing: StandingWindows) -> Columns:
-    n_rows = len(columns["step"])
+    n_rows = len(next(iter(columns.values())))
     return {"scope": np.full(n_rows, standing.scope), "window_size": np.full(n_rows, standing.size)} | columns

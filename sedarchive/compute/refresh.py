@@ -16,11 +16,12 @@ from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
 from sedarchive.compute.lead_rows import refresh_lead_laws
+from sedarchive.compute.logged import logged_of
 from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
 from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
-from sedarchive.compute.windows import TABLES, refresh_windows
+from sedarchive.compute.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
@@ -303,10 +304,9 @@ class _Job:
             audit.recall(database)
         report.findings += findings_of(audit.numbers)
         self._write_catalog(parts, audit, report)
+        logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
         report.window_sets = refresh_windows(
-            parts,
-            stored,
-            audit,
+            WindowSource(parts, stored, audit, logged),
             [scope for scope in scopes.values() if scope.leaves],
             sizes,
             self.open_database,

@@ -8,12 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.audit import Evidence, marked
+from sedarchive.compute.logged import Logged
 from sedarchive.leaves import Scope
+from sedarchive.noise import noise_levels
 from sedarchive.nulls import NullBands
 from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.turning import turning
 from sedarchive.windows import UpdateSeries, WindowSeries
 
 Columns = dict[str, NDArray[Any]]
+_FLOATS = (
+    *("edge_ratio", "gap", "mp_edge", "bbp_ratio", "edge_ratio_unit", "pc1_share", "drift_speed", "drift_along"),
+    *("residual_speed", "align_last", "subspace_angle", "subspace_angle_dk", "gram_change_operator"),
+    *("gram_change_positional", "gram_change_proxy", "adiabatic_free"),
+)
+_RANKS = (
+    *("edge_k", "signal_rank", "signal_rank_mp", "signal_rank_argmax", "signal_rank_weighted", "k95"),
+    *("unresolved_from", "edge_k_unit"),
+)
+"""Columns of ``windows`` that are fields of :class:`WindowSeries`; of the latter 0 means none."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,10 @@ class ScopeHistory:
     """Whether some tensor of the scope holds the bytes of another step (T,)."""
     suspect: NDArray[np.bool_]
     """Whether the audit doubts that the checkpoint is of this step (T,)."""
+    logged: Logged
+    """Rates and losses of the run."""
+    n_elements: int
+    """Parameters of the scope."""
     incomplete: bool = False
     """Whether a tensor of the scope was left out, since it cannot be read."""
 
@@ -41,10 +58,20 @@ class ScopeHistory:
 
 
 @dataclass(frozen=True)
+class UnitNull:
+    """Null of the largest ratio of updates of equal norms; NaN if it was not asked for."""
+
+    median: float = np.nan
+    high: float = np.nan
+    """95 % quantile."""
+
+
+@dataclass(frozen=True)
 class WindowNulls:
     """Null of every window of one scope and size."""
 
     bands: NullBands
+    unit: UnitNull
     p_eff: float
 
 
@@ -54,8 +81,8 @@ def unknown_bands(n_windows: int, size: int) -> NullBands:
     return NullBands(**{one.name: np.full((n_windows, *shapes.get(one.name, ())), np.nan) for one in fields(NullBands)})
 
 
-def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence] = ()) -> ScopeHistory:
-    """Steps, absences, dtype borders of a scope, and its checkpoints that the audit has marked."""
+def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence], logged: Logged) -> ScopeHistory:
+    """Steps, logs, absences, dtype borders of a scope, and its checkpoints that the audit has marked."""
     n_steps = len(anatomy.run.commits)
     absent, border = np.zeros(n_steps, dtype=bool), np.zeros(max(n_steps - 1, 0), dtype=bool)
     for name in dict.fromkeys(leaf.tensor for leaf in scope.leaves):
@@ -69,7 +96,7 @@ def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence] = ()
     tensors = frozenset(anatomy.tensors[leaf.tensor].tensor for leaf in scope.leaves)
     duplicate, suspect = marked(audit, "duplicate", tensors, n_steps), marked(audit, "suspect", tensors, n_steps)
     steps = np.array(anatomy.run.steps, dtype=np.int64)
-    return ScopeHistory(steps, absent, border, duplicate, suspect, scope.incomplete)
+    return ScopeHistory(steps, absent, border, duplicate, suspect, logged, scope.n_elements, scope.incomplete)
 
 
 def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:
@@ -91,16 +118,16 @@ def window_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHisto
     size, last = series.window_size, series.last_update
     first = history.steps[last - size + 1]
     spans = _Spans(history, last, size)
-    floats = ("edge_ratio", "gap", "mp_edge", "bbp_ratio", "pc1_share", "drift_speed", "adiabatic_free")
-    changes = ("gram_change_operator", "gram_change_positional", "gram_change_proxy")
-    ranks = ("edge_k", "signal_rank", "signal_rank_mp", "signal_rank_argmax", "signal_rank_weighted", "k95")
     return {
         "step": history.steps[last + 1],
         "step_first": first,
         "step_centre": (first + history.steps[last + 1]) / 2,
-        **{name: getattr(series, name) for name in floats + changes},
-        **{name: _rank(getattr(series, name)) for name in ranks},
-        **null_columns(nulls.bands),
+        **{name: getattr(series, name) for name in _FLOATS},
+        **{name: _rank(getattr(series, name)) for name in _RANKS},
+        **noise_columns(series, nulls.p_eff, history.n_elements),
+        **turning_columns(series),
+        **adiabatic_columns(series, history.logged),
+        **null_columns(nulls.bands, nulls.unit),
         "p_eff": np.full(len(last), nulls.p_eff),
         "irregular": spans.irregular,
         "status": spans.status(series.status),
@@ -122,13 +149,62 @@ def sigma_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistor
         "overlap_previous": series.overlap_previous.ravel(),
         "stability_dk": series.stability_dk.ravel(),
         "stability_split": series.stability_split.ravel(),
+        "stability_proxy": series.stability_proxy.ravel(),
+        "gradient_share": series.gradient_share.ravel(),
+        "decay_alignment": series.decay_alignment.ravel(),
+        "energy_drive": series.energy_drive.ravel(),
+        "energy_repulsion": series.energy_repulsion.ravel(),
         "status": status.ravel(),
     }
 
 
-def null_columns(bands: NullBands) -> Columns:
+def noise_columns(series: WindowSeries, p_eff: float, n_elements: int) -> Columns:
+    """Columns of ``windows`` that say what pure noise gives for edge and threshold."""
+    n_windows, size = series.sigma.shape
+    noise = noise_levels(size, p_eff, n_elements)
+    resolved = np.isfinite(series.sigma).any(axis=1)
+    root_mean_square = np.sqrt(np.where(resolved, np.nansum(series.sigma**2, axis=1), np.nan) / size)
+    above = (series.sigma >= series.mp_edge[:, None]).sum(axis=1)
+    return {
+        "noise_level": series.noise,
+        "mp_edge_noise": noise.mp_edge * root_mean_square,
+        "above_mp": np.where(np.isnan(series.mp_edge), np.nan, above),
+        "above_mp_noise": np.full(n_windows, noise.above_mp),
+        "bbp_ratio_noise": np.full(n_windows, noise.bbp_ratio),
+    }
+
+
+def turning_columns(series: WindowSeries) -> Columns:
+    """Columns of ``windows`` that follow v_1 from window to window."""
+    gamma = series.overlap_previous[:, 0]
+    angle, total = turning(gamma)
+    return {"gamma": gamma, "kappa": 1.0 - gamma, "turning": angle, "turning_total": total}
+
+
+def adiabatic_columns(series: WindowSeries, logged: Logged) -> Columns:
+    """Columns of ``windows`` that need a learning rate: the rates themselves, and the adiabatic parameter by both."""
+    last = series.last_update
+    lr, lr_sum = logged.lr[last + 1], logged.lr_sum[last]
+    return {
+        "lr": lr,
+        "lr_sum": lr_sum,
+        "adiabatic_step": _over(series.adiabatic_free, lr),
+        "adiabatic_interval": _over(series.adiabatic_free, lr_sum),
+    }
+
+
+def _over(values: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values over a rate, NaN where it is 0 or unknown."""
+    quotient: NDArray[np.float64] = np.divide(values, rate, out=np.full(len(values), np.nan), where=rate > 0)
+    return quotient
+
+
+def null_columns(bands: NullBands, unit: UnitNull) -> Columns:
     """Columns of ``windows`` that hold the null."""
-    return {name: getattr(bands, name) for name in ("edge_ratio_null", "edge_ratio_null_high", "edge_ratio_p")}
+    own = {name: getattr(bands, name) for name in ("edge_ratio_null", "edge_ratio_null_high", "edge_ratio_p")}
+    n_windows = len(bands.edge_ratio_null)
+    equal = {"edge_ratio_unit_null": unit.median, "edge_ratio_unit_null_high": unit.high}
+    return own | {name: np.full(n_windows, value) for name, value in equal.items()}
 
 
 def ratio_null_columns(bands: NullBands, size: int) -> Columns:

@@ -1,23 +1,27 @@
 """Brings the tables of windows up to date: only what is new or stale is derived."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence
 from sedarchive.compute.audits import Audit
-from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing
+from sedarchive.compute.flow_rows import FITS, FLOWS, GapWindows, as_columns, flow_rows, other_rows
+from sedarchive.compute.logged import Logged
+from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing, unit_null
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.compute.window_rows import (
     Columns,
     ScopeHistory,
+    UnitNull,
     WindowNulls,
     concatenated,
     scope_history,
@@ -26,6 +30,7 @@ from sedarchive.compute.window_rows import (
     update_columns,
     window_columns,
 )
+from sedarchive.decay import decay_products
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
@@ -35,10 +40,10 @@ from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 from sedarchive.windows import WindowSeries, update_series, window_series
 
-ALGORITHM = "windows-2"
+ALGORITHM = "windows-3"
 Pair = tuple[str, int]
 """(scope, window size); size 1 stands for single updates."""
-TABLES = ("updates", "windows", "window_sigmas")
+TABLES = ("updates", "windows", "window_sigmas", "fits")
 _NULL_KEYS = {
     "windows": ("scope", "window_size", "step"),
     "window_sigmas": ("scope", "window_size", "step", "k"),
@@ -56,10 +61,24 @@ class WindowTask:
     """Whether the null of a size is sampled."""
 
 
+@dataclass(frozen=True)
+class WindowSource:
+    """What the windows of one run follow from."""
+
+    anatomy: Anatomy
+    stored: StoredGrams
+    audit: Audit
+    """Says which checkpoints are in doubt."""
+    logged: Logged
+
+    def key(self, scope: Scope, size: int, with_null: bool) -> str:
+        """Hash of everything that the rows of a scope and size follow from."""
+        leaves = [leaf.name for leaf in scope.leaves]
+        return canonical_digest([ALGORITHM, self.stored.key, self.logged.key, leaves, size, with_null])[:16]
+
+
 def refresh_windows(
-    anatomy: Anatomy,
-    stored: StoredGrams,
-    audit: Audit,
+    source: WindowSource,
     scopes: Sequence[Scope],
     sizes: Mapping[int, bool],
     open_database: OpenDatabase,
@@ -68,18 +87,18 @@ def refresh_windows(
 ) -> int:
     """Derive the windows of a run that are missing or stale.
 
-    ``audit`` says which checkpoints are in doubt, ``sizes`` of each window size whether its null is sampled too.
-    Returns the number of (scope, size) pairs that were derived.
+    ``sizes`` says of each window size whether its null is sampled too. Returns the number of (scope, size) pairs that
+    were derived.
     """
     started = datetime.now(UTC)
-    run = anatomy.run.name
+    run = source.anatomy.run.name
     with open_database() as database:
-        work = _outstanding(_known_keys(database, run), anatomy, stored.key, scopes, sizes)
+        work = _outstanding(_known_keys(database, run), source, scopes, sizes)
         standing = read_standing(database, run, work.without_null)
     if not work.keys and not work.obsolete:
         return 0
     tasks = [WindowTask(scope, work.sizes_of(scope), sizes) for scope in scopes if work.sizes_of(scope)]
-    rows = _derive(anatomy, stored, audit, tasks, executor, progress)
+    rows = _derive(source, tasks, executor, progress)
     nulls = null_rows(standing, executor)
     with open_database() as database, database.transaction():
         _remove_pairs(database, run, work)
@@ -89,7 +108,9 @@ def refresh_windows(
         for table, names in _NULL_KEYS.items():
             if nulls[table]:
                 database.update(table, {"run": run}, names, nulls[table])
-        _record(database, run, work.keys, stored.key, sizes, started)
+        if nulls["fits"]:
+            database.insert("fits", {"run": run, **nulls["fits"]})
+        _record(database, run, work.keys, source.stored.key, sizes, started)
     return len(work.keys)
 
 
@@ -112,55 +133,57 @@ class _Work:
 
 
 def _outstanding(
-    known: Mapping[Pair, str], anatomy: Anatomy, gram_key: str, scopes: Sequence[Scope], sizes: Mapping[int, bool]
+    known: Mapping[Pair, str], source: WindowSource, scopes: Sequence[Scope], sizes: Mapping[int, bool]
 ) -> _Work:
-    reached = [1, *(size for size in sizes if size < len(anatomy.run.commits))]
+    reached = [1, *(size for size in sizes if size < len(source.anatomy.run.commits))]
     pairs = {(scope.name, size): scope for scope in scopes for size in reached}
     keys = {
         pair: key
         for pair, scope in sorted(pairs.items(), key=lambda item: item[0])
-        if known.get(pair) != (key := _pair_key(gram_key, scope, pair[1], sizes.get(pair[1], False)))
+        if known.get(pair) != (key := source.key(scope, pair[1], sizes.get(pair[1], False)))
     }
-    without_null = [pair for pair in keys if known.get(pair) == _pair_key(gram_key, pairs[pair], pair[1], False)]
+    without_null = [pair for pair in keys if known.get(pair) == source.key(pairs[pair], pair[1], False)]
     obsolete = (known.keys() & keys.keys()) - set(without_null) | (known.keys() - pairs.keys())
     return _Work(keys, without_null, obsolete, not known.keys() - obsolete)
 
 
-def _pair_key(gram_key: str, scope: Scope, size: int, with_null: bool) -> str:
-    return canonical_digest([ALGORITHM, gram_key, [leaf.name for leaf in scope.leaves], size, with_null])[:16]
-
-
 def _derive(
-    anatomy: Anatomy,
-    stored: StoredGrams,
-    audit: Audit,
-    tasks: Sequence[WindowTask],
-    executor: Executor,
-    progress: Progress,
+    source: WindowSource, tasks: Sequence[WindowTask], executor: Executor, progress: Progress
 ) -> dict[str, Columns]:
-    """Rows of the three tables for some scopes and sizes; a scope is one task."""
+    """Rows of the tables for some scopes and sizes; a scope is one task."""
     parts: list[dict[str, Columns]] = []
-    evidence = audit.evidence if tasks else ()
-    function = partial(_derive_scope, anatomy, stored, evidence, NullCache())
+    evidence = source.audit.evidence if tasks else ()
+    function = partial(_derive_scope, source, evidence, NullCache())
     task_of = {task.scope: task for task in tasks}
-    for batch in stored.in_batches([task.scope for task in tasks]):
-        for found in executor.map(function, [(task_of[scope], gram) for scope, gram in batch]):
+    for batch in source.stored.in_batches([task.scope for task in tasks]):
+        decays = _decays(source, batch)
+        jobs = [(task_of[scope], gram, decay) for (scope, gram), decay in zip(batch, decays, strict=True)]
+        for found in executor.map(function, jobs):
             parts += found
-            progress(f"windows {anatomy.run.name}", len(parts), sum(len(task.sizes) for task in tasks))
+            progress(f"windows {source.anatomy.run.name}", len(parts), sum(len(task.sizes) for task in tasks))
     return {table: concatenated([part[table] for part in parts if table in part]) for table in TABLES}
 
 
+def _decays(source: WindowSource, batch: Sequence[tuple[Scope, Gram]]) -> list[NDArray[np.float64] | None]:
+    """What weight decay did to each scope: to its matrices alone, where their decay is known."""
+    rate = source.logged.decay_sum
+    if not np.isfinite(rate).any():
+        return [None] * len(batch)
+    mixed = [scope.matrices for scope, _ in batch if scope.matrices != scope]
+    decayed = dict(zip((scope.name for scope in mixed), source.stored.grams(mixed), strict=True))
+    return [decay_products(decayed.get(scope.name, gram), rate) for scope, gram in batch]
+
+
 def _derive_scope(
-    anatomy: Anatomy,
-    stored: StoredGrams,
+    source: WindowSource,
     evidence: Sequence[Evidence],
     cache: NullCache,
-    job: tuple[WindowTask, Gram],
+    job: tuple[WindowTask, Gram, NDArray[np.float64] | None],
 ) -> list[dict[str, Columns]]:
     """Rows of one scope, for each of its sizes."""
-    task, gram = job
-    history = scope_history(anatomy, task.scope, evidence)
-    series = _ScopeSeries(task.scope, gram, stored.counts(task.scope), history, cache)
+    task, gram, decay = job
+    history = scope_history(source.anatomy, task.scope, evidence, source.logged)
+    series = _ScopeSeries(task.scope, gram, source.stored.counts(task.scope), history, cache, decay)
     return [
         {"updates": series.updates()} if size == 1 else series.windows(size, task.with_null.get(size, False))
         for size in task.sizes
@@ -176,6 +199,8 @@ class _ScopeSeries:
     counts: UpdateCounts
     history: ScopeHistory
     cache: NullCache
+    decay: NDArray[np.float64] | None
+    """Products of the decay's part of each update with every update, where they are known."""
 
     @cached_property
     def p_eff(self) -> float:
@@ -189,23 +214,34 @@ class _ScopeSeries:
         return self._named(update_columns(series, self.history))
 
     def windows(self, size: int, with_null: bool) -> dict[str, Columns]:
-        """Rows of ``windows`` and ``window_sigmas``."""
-        series = window_series(self.gram, size, self.scope.n_elements)
+        """Rows of ``windows``, ``window_sigmas`` and ``fits``."""
+        series = window_series(self.gram, size, self.scope.n_elements, self.decay)
         bands = self._null_bands(series) if with_null else unknown_bands(len(series), size)
-        nulls = WindowNulls(bands, self.p_eff)
+        unit = unit_null(size, self.p_eff, self.cache) if with_null else UnitNull()
+        nulls = WindowNulls(bands, unit, self.p_eff)
         return {
             "windows": self._named(window_columns(series, nulls, self.history), size),
             "window_sigmas": self._named(sigma_columns(series, nulls, self.history), size),
+            "fits": self._named(self._fits(series, with_null), size),
         }
 
-    def _null_bands(self, series: WindowSeries) -> NullBands:
+    @cached_property
+    def _norms(self) -> NDArray[np.float64]:
         index = np.arange(self.gram.n_updates)
-        norms = np.sqrt(self.gram.products(index, index))
-        return bands_of_windows(norms, series.window_size, series.edge_ratio, self.p_eff, self.cache)
+        return np.sqrt(self.gram.products(index, index))
+
+    def _null_bands(self, series: WindowSeries) -> NullBands:
+        return bands_of_windows(self._norms, series.window_size, series.edge_ratio, self.p_eff, self.cache)
+
+    def _fits(self, series: WindowSeries, with_null: bool) -> Columns:
+        ends = series.last_update + 1
+        windows = GapWindows(self.history.steps[ends], series.sigma, series.signal_rank.astype(np.float64))
+        flows = flow_rows(windows, self._norms, self.p_eff, with_null)
+        return as_columns(flows + other_rows(windows, series.overlap_previous, self.history.logged.val_loss[ends]))
 
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
         """Columns with those that say whose they are."""
-        n_rows = len(columns["step"])
+        n_rows = len(next(iter(columns.values())))
         names: dict[str, Any] = {"scope": np.full(n_rows, self.scope.name)}
         if size is not None:
             names["window_size"] = np.full(n_rows, size)
@@ -220,17 +256,30 @@ def _known_keys(database: Database, run: str) -> dict[Pair, str]:
 def _remove_pairs(database: Database, run: str, work: _Work) -> None:
     """Remove the rows of what is obsolete, and what ``computations`` says of what changes."""
     if work.from_nothing:
-        for table in TABLES:
+        for table in ("updates", "windows", "window_sigmas"):
             database.replace(table, {"run": run}, {})
+        _remove_fits(database, {"run": run}, FITS)
         database.replace("computations", {"run": run, "table_name": "windows"}, {})
         return
     for scope, size in sorted(work.obsolete | set(work.without_null)):
         where = {"run": run, "scope": scope}
         database.replace("computations", {**where, "table_name": "windows", "window_size": size}, {})
+    for scope, size in sorted(work.without_null):
+        _remove_fits(database, {"run": run, "scope": scope, "window_size": size}, FLOWS)
     for scope, size in sorted(work.obsolete):
         where = {"run": run, "scope": scope}
-        for table in ("updates",) if size == 1 else ("windows", "window_sigmas"):
-            database.replace(table, where if size == 1 else {**where, "window_size": size}, {})
+        if size == 1:
+            database.replace("updates", where, {})
+            continue
+        for table in ("windows", "window_sigmas"):
+            database.replace(table, {**where, "window_size": size}, {})
+        _remove_fits(database, {**where, "window_size": size}, FITS)
+
+
+def _remove_fits(database: Database, where: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Remove some fits; those of others in the same table stay."""
+    for name in names:
+        database.replace("fits", {**where, "fit": name}, {})
 
 
 def _record(

@@ -104,10 +104,15 @@ CREATE TABLE fits (
     fit VARCHAR,
     run VARCHAR,
     scope VARCHAR,
+    window_size BIGINT,
+    k BIGINT,
     parameter VARCHAR,
     estimate DOUBLE,
     low DOUBLE,
     high DOUBLE,
+    null_low DOUBLE,
+    null_high DOUBLE,
+    p DOUBLE,
     n BIGINT,
     r2 DOUBLE,
     r2_out_of_sample DOUBLE,
@@ -118,10 +123,15 @@ COMMENT ON TABLE fits IS 'Fitted parameters with their intervals';
 COMMENT ON COLUMN fits.fit IS 'Name of the fit [text]';
 COMMENT ON COLUMN fits.run IS 'Run; NULL for a fit over several [text]';
 COMMENT ON COLUMN fits.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
+COMMENT ON COLUMN fits.window_size IS 'Updates in the windows that were fitted; NULL for a fit of no windows [updates]';
+COMMENT ON COLUMN fits.k IS 'Singular value or gap that was followed; NULL if none [index]';
 COMMENT ON COLUMN fits.parameter IS 'Name of the parameter [text]';
 COMMENT ON COLUMN fits.estimate IS 'Estimate [unit of the parameter]';
 COMMENT ON COLUMN fits.low IS 'Lower end of the interval [unit of the parameter]';
 COMMENT ON COLUMN fits.high IS 'Upper end of the interval [unit of the parameter]';
+COMMENT ON COLUMN fits.null_low IS '2.5 % quantile of the estimate under the fit''s null [unit of the parameter]';
+COMMENT ON COLUMN fits.null_high IS '97.5 % quantile of the estimate under the fit''s null [unit of the parameter]';
+COMMENT ON COLUMN fits.p IS 'p-value against the fit''s null [1]';
 COMMENT ON COLUMN fits.n IS 'Points [count]';
 COMMENT ON COLUMN fits.r2 IS 'Share of variance explained [1]';
 COMMENT ON COLUMN fits.r2_out_of_sample IS 'Share of variance explained on points left out of the fit [1]';

@@ -1,0 +1,136 @@
+"""Rows of ``fits`` that follow from the windows of one scope and size: flow of the gap, feedback, gap maximality."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.feedback import MIN_POINTS, correlations, lagged
+from sedarchive.gapflow import GapFlow, gap_flow, gap_series, gap_times, walk_gaps
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+FLOWS = {"gap_flow": False, "gap_flow_forward": True}
+"""Fits that need the sampled null -> whether their difference is forward."""
+FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality")
+_TEXTS = ("fit", "parameter", "status")
+_NUMBERS = ("k", "estimate", "low", "high", "null_low", "null_high", "p", "n", "r2", "r2_out_of_sample")
+
+
+@dataclass(frozen=True)
+class GapWindows:
+    """Windows of one scope and size, as the fits need them: n windows of W updates."""
+
+    step: NDArray[np.int64]
+    sigma: Floats
+    """(n, W)."""
+    signal_rank: Floats
+    """(n,); NaN or 0 for none."""
+
+    @property
+    def k(self) -> int:
+        """The fixed k that is followed: the most frequent signal rank (of several the smallest), 1 if there is none."""
+        ranks = np.nan_to_num(self.signal_rank).astype(np.int64)
+        counts = np.bincount(ranks[ranks > 0], minlength=2)
+        return int(np.argmax(counts)) or 1
+
+
+def flow_rows(windows: GapWindows, norms: Floats, p_eff: float, with_null: bool) -> list[Row]:
+    """Flow of the gap at the modal signal rank, by both differences; ``norms`` of all updates of the scope."""
+    n_windows, size = windows.sigma.shape
+    k = windows.k
+    null = walk_gaps(norms, size, k, p_eff) if with_null else np.empty((0, n_windows))
+    found = []
+    for name, forward in FLOWS.items():
+        flow = gap_flow(windows.step, windows.sigma, k, null, forward)
+        shared = {"fit": name, "k": k, "n": flow.n, "status": flow.status}
+        found += [shared | _damping(flow), shared | _viable(flow)]
+    return found
+
+
+def _damping(flow: GapFlow) -> Row:
+    return {
+        "parameter": "damping",
+        "estimate": flow.damping,
+        "low": flow.damping_low,
+        "high": flow.damping_high,
+        "null_low": flow.null_low,
+        "null_high": flow.null_high,
+        "p": flow.p,
+        "r2": flow.r2,
+        "r2_out_of_sample": flow.r2_out_of_sample,
+    }
+
+
+def _viable(flow: GapFlow) -> Row:
+    return {
+        "parameter": "viable_gap",
+        "estimate": flow.viable_gap,
+        "low": flow.viable_low,
+        "high": flow.viable_high,
+    }
+
+
+def other_rows(windows: GapWindows, stability: Floats, loss: Floats) -> list[Row]:
+    """Fits without a sampled null; ``stability`` (n, W) and ``loss`` (n,) as in the functions below."""
+    return time_rows(windows) + feedback_rows(windows, stability) + maximality_rows(windows, loss)
+
+
+def time_rows(windows: GapWindows) -> list[Row]:
+    """When the gap opened and collapsed, observed and predicted by the flow of the other part of the run."""
+    times = gap_times(windows.step, windows.sigma, windows.k)
+    shared = {"fit": "gap_times", "k": windows.k, "n": len(windows.step)}
+    values = {one.name: float(getattr(times, one.name)) for one in fields(times)}
+    return [
+        shared | {"parameter": name, "estimate": value, "status": "none" if np.isnan(value) else "ok"}
+        for name, value in values.items()
+    ]
+
+
+def feedback_rows(windows: GapWindows, stability: Floats) -> list[Row]:
+    """Lagged correlation of changes of the gap with those of the stability (n, W) of its direction.
+
+    A positive lag means that the gap leads.
+    """
+    size, k = windows.sigma.shape[1], windows.k
+    reach = -(-size // 2) + 5
+    inner = slice(reach, -reach)
+    gap, target = np.diff(gap_series(windows.sigma, k)), np.diff(stability[:, k - 1])
+    found = correlations(lagged(gap, reach)[:, inner], target[inner], size)
+    at = found.strongest
+    shared = {"fit": "alpha_feedback", "k": k, "n": found.n, "status": "too_few" if at < 0 else "ok"}
+    if at < 0:
+        return [shared | {"parameter": name} for name in ("peak_r", "peak_lag")]
+    if at in (0, 2 * reach):
+        shared["status"] = "at_border"
+    peak = {"parameter": "peak_r", "estimate": found.r[at], "p": found.p[at]}
+    return [shared | peak, shared | {"parameter": "peak_lag", "estimate": at - reach}]
+
+
+def maximality_rows(windows: GapWindows, loss: Floats) -> list[Row]:
+    """Correlation of the collapse of every ratio with the rise of the validation loss (n,) at the windows' ends."""
+    size = windows.sigma.shape[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = windows.sigma[:, :-1] / windows.sigma[:, 1:]
+    found = correlations(-np.diff(ratio, axis=0).T, np.diff(loss), size)
+    return [
+        {
+            "fit": "gap_maximality",
+            "parameter": "r",
+            "k": k,
+            "estimate": found.r[k - 1],
+            "p": found.p[k - 1],
+            "n": found.n,
+            "status": "too_few" if found.n < MIN_POINTS else "unknown" if np.isnan(found.r[k - 1]) else "ok",
+        }
+        for k in range(1, size)
+    ]
+
+
+def as_columns(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """Rows as columns of ``fits``; what a row does not say is unknown."""
+    texts = {name: np.array([row[name] for row in rows]) for name in _TEXTS}
+    return texts | {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in _NUMBERS}

@@ -1,0 +1,299 @@
+"""Flow of a spectral gap: whether it returns to a value of its own, and when it opens and collapses.
+
+The gap g = sigma_k - sigma_{k+1} of rolling windows at a fixed k is held to follow ``dg/dt = a g + b`` (the "Spectral
+Edge Thesis", arXiv 2603.28964, theorem 14.2): damping at the rate -a towards the viable gap -b / a. Least squares of
+the forward difference on the gap finds a "significant" a < 0 in nearly every series of pure noise, since any level that
+stays within bounds returns to its mean; the centred difference, which the authors take, sees nothing of a return that
+is as probable backwards in time, only a lasting approach. So a stands beside the same fit to random updates of the same
+norms, window by window, for both differences.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+MIN_POINTS = 10
+"""Gap rates below which no flow is fitted."""
+DRAWS = 199
+_NORMAL = 1.959964
+_CHUNK_NUMBERS = 2**21
+
+
+@dataclass(frozen=True)
+class FlowFit:
+    """Least squares of dg/dt = a g + b; for a stack of series each is an array of the leading axes."""
+
+    slope: Floats
+    """a [1/step]."""
+    drive: Floats
+    """b [weight/step]."""
+    r2: Floats
+    """Share of the variance of dg/dt that is explained."""
+
+
+@dataclass(frozen=True)
+class GapFlow:
+    """Flow of one gap, beside its null."""
+
+    k: int
+    n: int
+    """Points of the fit."""
+    status: str
+    """ok, too_few, no_damping (a >= 0) or no_null."""
+    damping: float
+    """-a [1/step]; positive if the gap returns."""
+    damping_low: float
+    """95 % interval of -a, by errors that allow for overlapping windows."""
+    damping_high: float
+    null_low: float
+    """2.5 and 97.5 % quantile of -a on random updates of the same norms."""
+    null_high: float
+    p: float
+    """(1 + random histories that damp at least as fast) / (1 + draws)."""
+    viable_gap: float
+    """-b / a [weight]; NaN unless the gap returns."""
+    viable_low: float
+    """95 % interval of the viable gap (Fieller); NaN where it has no end."""
+    viable_high: float
+    r2: float
+    r2_out_of_sample: float
+    """Share explained of each half of the run by the fit to the other."""
+
+
+@dataclass(frozen=True)
+class GapTimes:
+    """When the gap opened and collapsed, and when the flow fitted to the other part of the run says so [steps]."""
+
+    opened: float
+    """First step at which the gap reaches a share of its peak; NaN if it begins there."""
+    peaked: float
+    collapsed: float
+    """First step after the peak below that share; NaN if there is none."""
+    opened_predicted: float
+    """From the first gap, by the flow after the peak; NaN if that never reaches the level."""
+    collapsed_predicted: float
+    """From the peak, by the flow up to the peak."""
+
+
+def gap_series(sigma: Floats, k: int) -> Floats:
+    """Return sigma_k - sigma_{k+1} (n,) of windows (n, W) at one k, from 1."""
+    gap: Floats = sigma[..., k - 1] - sigma[..., k]
+    return gap
+
+
+def gap_rate(steps: Steps, gap: Floats, forward: bool = False) -> Floats:
+    """Return the centred (or the forward) difference of the gap per step (..., n); NaN where a neighbour lacks."""
+    rate = np.full(gap.shape, np.nan)
+    if forward:
+        rate[..., :-1] = np.diff(gap) / np.diff(steps)
+    else:
+        rate[..., 1:-1] = (gap[..., 2:] - gap[..., :-2]) / (steps[2:] - steps[:-2])
+    return rate
+
+
+def fit_flow(gap: Floats, rate: Floats) -> FlowFit:
+    """Return the least-squares line of rate on gap (..., n); pairs that hold NaN are left out."""
+    known = np.isfinite(gap) & np.isfinite(rate)
+    n = np.maximum(known.sum(axis=-1), 1)
+    x, y = np.where(known, gap, 0.0), np.where(known, rate, 0.0)
+    mean_x, mean_y = x.sum(axis=-1) / n, y.sum(axis=-1) / n
+    dx = np.where(known, x - mean_x[..., None], 0.0)
+    dy = np.where(known, y - mean_y[..., None], 0.0)
+    sxx, syy, sxy = (dx * dx).sum(axis=-1), (dy * dy).sum(axis=-1), (dx * dy).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = sxy / sxx
+        r2 = sxy**2 / (sxx * syy)
+    return FlowFit(np.asarray(slope), np.asarray(mean_y - slope * mean_x), np.asarray(r2))
+
+
+def gap_flow(steps: Steps, sigma: Floats, k: int, null: Floats, forward: bool = False) -> GapFlow:
+    """Fit the flow of one gap.
+
+    Parameters
+    ----------
+    steps
+        Step of each window's last update (n,).
+    sigma
+        Singular values (n, W); NaN where unresolved.
+    k
+        Which gap, 1 to W - 1.
+    null
+        Gaps of random histories (draws, n) from :func:`walk_gaps`; of shape (0, n) for none.
+    forward
+        Whether the difference is forward, not centred.
+    """
+    gap = gap_series(sigma, k)
+    rate = gap_rate(steps, gap, forward)
+    known = np.isfinite(gap) & np.isfinite(rate)
+    n = int(known.sum())
+    if n < MIN_POINTS or np.ptp(gap[known]) == 0:
+        return GapFlow(k, n, "too_few", *[np.nan] * 11)
+    fit = fit_flow(gap, rate)
+    slope, drive = float(fit.slope), float(fit.drive)
+    line = _Line(slope, drive, _line_errors(gap[known], rate[known], sigma.shape[1]))
+    null = np.where(np.isfinite(gap), null, np.nan)  # what is unknown in the run is so in the null
+    random = fit_flow(null, gap_rate(steps, null, forward)).slope
+    low, high, p = _against(random, slope)
+    viable = line.root() if slope < 0 else (np.nan, np.nan, np.nan)
+    error = _NORMAL * float(np.sqrt(line.errors[0, 0]))
+    status = "no_damping" if slope >= 0 else "ok" if len(random) else "no_null"
+    found = (-slope, -slope - error, -slope + error, low, high, p, *viable, float(fit.r2), _out_of_sample(gap, rate))
+    return GapFlow(k, n, status, *found)
+
+
+def _against(random: Floats, slope: float) -> tuple[float, float, float]:
+    """Quantiles of -a of random histories, and the share of them that damp at least as fast."""
+    random = random[np.isfinite(random)]
+    if len(random) == 0:
+        return np.nan, np.nan, np.nan
+    low, high = np.quantile(-random, [0.025, 0.975])
+    return float(low), float(high), float((1 + (random <= slope).sum()) / (1 + len(random)))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The line rate = slope x gap + drive with the covariance of both."""
+
+    slope: float
+    drive: float
+    errors: Floats
+    """(2, 2)."""
+
+    def root(self) -> tuple[float, float, float]:
+        """Where the line is 0, with the ends of its 95 % interval after Fieller; NaN where it has none."""
+        quantile = _NORMAL**2
+        a = self.slope**2 - quantile * self.errors[0, 0]
+        b = self.slope * self.drive - quantile * self.errors[0, 1]
+        c = self.drive**2 - quantile * self.errors[1, 1]
+        square = b * b - a * c
+        if a <= 0 or square < 0:
+            return -self.drive / self.slope, np.nan, np.nan
+        return -self.drive / self.slope, (-b - np.sqrt(square)) / a, (-b + np.sqrt(square)) / a
+
+
+def _line_errors(gap: Floats, rate: Floats, size: int) -> Floats:
+    """Return the covariance (2, 2) of slope and drive for errors correlated over a window (Newey and West 1987)."""
+    design = np.column_stack([gap, np.ones(len(gap))])
+    weights = np.linalg.pinv(design.T @ design)
+    scores = design * (rate - design @ (weights @ design.T @ rate))[:, None]
+    middle = scores.T @ scores
+    reach = min(size + 1, len(gap) - 1)
+    for lag in range(1, reach + 1):
+        product = scores[lag:].T @ scores[:-lag]
+        middle = middle + (1 - lag / (reach + 1)) * (product + product.T)
+    errors: Floats = weights @ middle @ weights * len(gap) / (len(gap) - 2)
+    return errors
+
+
+def _out_of_sample(gap: Floats, rate: Floats) -> float:
+    """Share of the variance of each half that the line of the other half explains; may be negative."""
+    half = len(gap) // 2
+    left = total = 0.0
+    for fitted, predicted in ((slice(None, half), slice(half, None)), (slice(half, None), slice(None, half))):
+        fit = fit_flow(gap[fitted], rate[fitted])
+        known = np.isfinite(gap[predicted]) & np.isfinite(rate[predicted])
+        wanted = rate[predicted][known]
+        left += float(((wanted - fit.slope * gap[predicted][known] - fit.drive) ** 2).sum())
+        total += float(((wanted - wanted.mean()) ** 2).sum()) if len(wanted) else 0.0
+    return 1.0 - left / total if total > 0 else np.nan
+
+
+def gap_times(steps: Steps, sigma: Floats, k: int, share: float = 0.5) -> GapTimes:
+    """Return when the gap opened and collapsed, observed and predicted.
+
+    Parameters
+    ----------
+    steps, sigma, k
+        As in :func:`gap_flow`.
+    share
+        Part of the peak that the gap reaches when it opens and falls below when it collapses.
+    """
+    gap = gap_series(sigma, k)
+    rate = gap_rate(steps, gap)
+    if not np.isfinite(gap).any():
+        return GapTimes(*[np.nan] * 5)
+    peak = int(np.nanargmax(gap))
+    level = share * gap[peak]
+    opened = int(np.flatnonzero(gap >= level)[0])
+    fallen = np.flatnonzero((gap < level) & (np.arange(len(gap)) > peak))
+    first = int(np.flatnonzero(np.isfinite(gap))[0])
+    after, before = fit_flow(gap[peak:], rate[peak:]), fit_flow(gap[: peak + 1], rate[: peak + 1])
+    return GapTimes(
+        float(steps[opened]) if opened > first else np.nan,
+        float(steps[peak]),
+        float(steps[fallen[0]]) if len(fallen) else np.nan,
+        float(steps[first]) + crossing_time(float(gap[first]), float(level), after) if opened > first else np.nan,
+        float(steps[peak]) + crossing_time(float(gap[peak]), float(level), before),
+    )
+
+
+def crossing_time(start: float, level: float, fit: FlowFit) -> float:
+    """Return the steps until a gap that flows by ``fit`` from ``start`` is at ``level``; NaN if it never is."""
+    slope, drive = float(fit.slope), float(fit.drive)
+    speed, then = slope * start + drive, slope * level + drive
+    # monotone on the way: it arrives only if it moves towards the level and is not at rest before
+    if not np.isfinite(speed * then) or speed * then <= 0 or speed * (level - start) <= 0:
+        return np.nan
+    return (level - start) / speed if slope == 0 else float(np.log(then / speed) / slope)
+
+
+def walk_gaps(norms: Floats, size: int, k: int, p_eff: float, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Return the gap of every window of random histories with the norms of a real one.
+
+    Parameters
+    ----------
+    norms
+        Norms of all updates (n_updates,); a window that holds a NaN has no gap.
+    size, k
+        W, and which gap.
+    p_eff
+        Effective dimension, in which the directions are random.
+    draws, seed
+        Number of histories, and the seed.
+
+    Returns
+    -------
+    ndarray
+        (draws, n_updates - W + 1).
+
+    Notes
+    -----
+    Products of updates less than W apart are all that windows need: the Cholesky factor of the cosines is drawn within
+    that band (Bartlett's decomposition, cut), which gives each window's Gram matrix up to W / p_eff.
+    """
+    n_windows = len(norms) - size + 1
+    gaps = np.empty((draws, max(n_windows, 0)))
+    rng = np.random.default_rng(seed)
+    at_once = max(_CHUNK_NUMBERS // max(len(norms) * size * size, 1), 1)
+    for first in range(0, draws, at_once):
+        part = gaps[first : first + at_once]
+        part[:] = _random_gaps(norms, size, k, _banded_cosines(len(norms), size, p_eff, len(part), rng))
+    return gaps
+
+
+def _banded_cosines(n: int, size: int, p_eff: float, draws: int, rng: np.random.Generator) -> Floats:
+    """Rows (draws, n, W) of a banded factor, each of length 1; the last entry is the diagonal, the others lie left."""
+    factor = rng.standard_normal((draws, n, size))
+    degrees = max(p_eff - size + 1, 1.0)
+    factor[:, :, -1] = np.sqrt(rng.chisquare(degrees, (draws, n)))
+    factor /= np.sqrt((factor**2).sum(axis=2, keepdims=True))
+    return factor
+
+
+def _random_gaps(norms: Floats, size: int, k: int, factor: Floats) -> Floats:
+    """Gaps (draws, n_windows) of the histories that a banded factor makes of some norms."""
+    draws, n, _ = factor.shape
+    gaps = np.full((draws, n - size + 1), np.nan)
+    block = np.zeros((draws, size, 2 * size - 1))
+    for at in range(n - size + 1):
+        if not np.isfinite(norms[at : at + size]).all():
+            continue
+        for row in range(size):  # the diagonal of row i stands in column size - 1 + i; what is never written stays 0
+            block[:, row, row : row + size] = factor[:, at + row] * norms[at + row]
+        sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(block @ block.swapaxes(1, 2)), 0.0))
+        gaps[:, at] = sigma[:, -k] - sigma[:, -k - 1]
+    return gaps
