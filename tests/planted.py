@@ -161,6 +161,46 @@ def plant_edge(db):
     db.replace("window_sigmas", {"run": "edge", "scope": "all", "window_size": 10}, columns)
 
 
+def plant_thesis(db):
+    """Two windows with all that the recipes of the Thesis show, and fits of a gap that returns to 5."""
+    db.replace("runs", {"run": "muon"}, {"optimizer": "Muon"})
+    where = {"run": "muon", "scope": "all", "window_size": 10}
+    windows = {
+        "step": [1000, 1100, 1200],
+        "signal_rank": [1, 1, 2],
+        "signal_rank_mp": [3, 3, 3],
+        "gap": [4.0, 5.0, None],
+        "lr": 0.01,
+        "lr_sum": 1.0,
+        "adiabatic_free": [0.05, 20.0, None],
+        "adiabatic_interval": [0.05, 20.0, None],
+        "adiabatic_step": [5.0, 2000.0, None],
+        "subspace_angle": [None, 0.2, 0.4],
+        "subspace_angle_dk": [None, 0.3, 1.5],
+        "status": "ok",
+    }
+    db.replace("windows", where, windows)
+    sigmas = {
+        "step": np.repeat([1000, 1100, 1200], 5),
+        "k": np.tile(np.arange(1, 6), 3),
+        "sigma": 1.0,
+        "overlap_previous": 0.9,
+        "gradient_share": np.tile([0.25, 0.5, 1.0, np.nan, np.nan], 3),
+        "decay_alignment": np.tile([-0.5, 0.5, np.nan, np.nan, np.nan], 3),
+        "status": "ok",
+    }
+    db.replace("window_sigmas", where, sigmas)
+    fits = {
+        "fit": ["gap_flow", "gap_flow", "alpha_feedback", "alpha_feedback", *["gap_maximality"] * 3],
+        "parameter": ["damping", "viable_gap", "peak_r", "peak_lag", *["r"] * 3],
+        "k": [1, 1, 1, 1, 1, 2, 3],
+        "estimate": [0.01, 5.0, -0.6, -2.0, 0.8, -0.1, None],
+        "p": [0.005, None, 0.04, None, 0.01, 0.9, None],
+        "status": ["ok"] * 6 + ["unknown"],
+    }
+    db.replace("fits", where, fits)
+
+
 def plant_history(db):
     db.replace("runs", {"run": "seen"}, {"architecture": "gpt2", "n_parameters": 1000, "n_layers": 2})
     db.replace("checkpoints", {"run": "seen"}, {"step": [0, 50, 100], "checkpoint_index": [0, 1, 2]})
@@ -217,5 +257,6 @@ def plant_everything(db):
         plant_scaling(db)
         plant_edge(db)
         plant_projections(db)
+        plant_thesis(db)
         plant_history(db)
         plant_phases(db)

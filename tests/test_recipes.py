@@ -48,7 +48,11 @@ def ask(db, recipe, **values):
 
 
 RECIPE_NAMES = """
+adiabatic
+decay_split
 events
+gap_flow
+gap_maximality
 gap_profile
 history
 lag_flip
@@ -58,7 +62,9 @@ lead_times
 phases
 projection_error
 scaling_law
+signal_ranks
 spectral_edge
+stability
 wave_velocity
 """
 
@@ -486,3 +492,50 @@ def test_events_of_the_whole_run_stand_beside_those_of_its_windows(planted_db):
     assert sorted(set(kinds)) == ["collapse", "grok", "shift", "stabilisation"]
     assert len(kinds) == 8
     assert [row["step"] for row in ask(planted_db, "events", event="shift")] == [3100]
+
+
+def test_the_regime_follows_the_convention_and_the_cuts(planted_db):
+    assert [row["regime"] for row in ask(planted_db, "adiabatic", run="muon")] == ["plateau", "forgetting", None]
+    by_step = ask(planted_db, "adiabatic", run="muon", eta="step")
+    assert [row["regime"] for row in by_step] == ["transition", "forgetting", None]
+    wide = ask(planted_db, "adiabatic", run="muon", low="0.01", high="100")
+    assert [row["regime"] for row in wide] == ["transition", "transition", None]
+
+
+def test_the_stability_of_few_directions_stands_beside_the_angle_of_their_span(planted_db):
+    rows = ask(planted_db, "stability", run="muon", k_max="2")
+    assert [(row["step"], row["k"], row["subspace_angle"]) for row in rows[:4]] == [
+        (1000, 1, None),
+        (1000, 2, None),
+        (1100, 1, 0.2),
+        (1100, 2, 0.2),
+    ]
+
+
+def test_gradient_and_decay_share_each_direction(planted_db):
+    rows = ask(planted_db, "decay_split", run="muon")[:4]
+    assert [row["decay_share"] for row in rows] == [0.75, 0.5, 0, None]
+    assert [row["relation"] for row in rows] == ["opposed", "aligned", None, None]
+
+
+def test_the_flow_of_the_gap_comes_with_its_p_value(planted_db):
+    damping, viable = ask(planted_db, "gap_flow", run="muon")
+    assert (damping["parameter"], damping["estimate"], damping["p"]) == ("damping", 0.01, 0.005)
+    assert (viable["parameter"], viable["estimate"]) == ("viable_gap", 5.0)
+
+
+def test_the_gap_that_matters_most_is_marked(planted_db):
+    rows = ask(planted_db, "gap_maximality", run="muon")
+    assert [row["strongest"] for row in rows] == [True, False, None]
+    assert {(row["signal_rank"], row["feedback_r"], row["feedback_lag"]) for row in rows} == {(1, -0.6, -2.0)}
+
+
+def test_signal_ranks_are_counted_by_optimizer(planted_db):
+    rows = ask(planted_db, "signal_ranks", run="muon")
+    assert [(row["optimizer"], row["rank"], row["n_windows"], row["n_runs_mode"]) for row in rows] == [
+        ("Muon", 1, 2, 1),
+        ("Muon", 2, 1, 0),
+    ]
+    assert [row["share"] for row in rows] == pytest.approx([2 / 3, 1 / 3])
+    [mp] = ask(planted_db, "signal_ranks", run="muon", definition="signal_rank_mp")
+    assert (mp["rank"], mp["share"]) == (3, 1.0)

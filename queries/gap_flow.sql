@@ -1,0 +1,34 @@
+-- summary: Does the gap return to a value of its own: damping and viable gap beside their null, opening and collapse.
+-- param window_size = 10: updates per window
+-- param scope = 'all': group of parameters
+-- param run: only this run (not set: all runs)
+-- columns: run, scope, k, fit, parameter, estimate, low, high, null_low, null_high, p, n, r2, r2_out_of_sample, status
+-- source: Xu 2026 (arXiv:2603.28964), theorem 14.2, dg/dt = a g + b
+-- note: The gap is sigma_k - sigma_(k+1) at the run's most frequent signal rank. gap_flow takes centred differences,
+--   gap_flow_forward forward ones, which damp "significantly" in nearly every series of noise: damping (per step) says
+--   nothing unless it leaves null_low .. null_high, the same fit to random updates of the same norms. viable_gap is
+--   -b / a with its interval, NULL unless the gap returns. gap_times (steps): when the gap first reaches half its peak
+--   and first falls below it again, and what the flow fitted to the other part of the run predicts. status: ok,
+--   no_damping, no_null (ask for the window size by --window), too_few, none.
+SELECT
+    run,
+    scope,
+    k,
+    fit,
+    parameter,
+    estimate,
+    low,
+    high,
+    null_low,
+    null_high,
+    p,
+    n,
+    r2,
+    r2_out_of_sample,
+    status
+FROM fits
+WHERE fit IN ('gap_flow', 'gap_flow_forward', 'gap_times')
+  AND window_size = coalesce(getvariable('window_size'), 10)
+  AND scope = coalesce(getvariable('scope'), 'all')
+  AND run = coalesce(getvariable('run'), run)
+ORDER BY run, scope, fit, parameter
