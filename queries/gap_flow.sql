@@ -8,8 +8,9 @@
 --   gap_flow_forward forward ones, which damp "significantly" in nearly every series of noise: damping (per step) says
 --   nothing unless it leaves null_low .. null_high, the same fit to random updates of the same norms. viable_gap is
 --   -b / a with its interval, NULL unless the gap returns. gap_times (steps): when the gap first reaches half its peak
---   and first falls below it again, and what the flow fitted to the other part of the run predicts. status: ok,
---   no_damping, no_null (ask for the window size by --window), too_few, none.
+--   and first falls below it again, and what the flow fitted to the other part of the run predicts. Of a long run 128
+--   windows at most are fitted, evenly spaced. status: ok, no_damping, no_null (ask for the window size by --window;
+--   single layers, roles and tensors have none), too_few, none.
 SELECT
     run,
     scope,

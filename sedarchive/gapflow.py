@@ -18,7 +18,8 @@ Steps = NDArray[np.int64]
 
 MIN_POINTS = 10
 """Gap rates below which no flow is fitted."""
-DRAWS = 199
+DRAWS = 99
+"""Random histories of a null: each costs an eigenproblem a window."""
 _NORMAL = 1.959964
 _CHUNK_NUMBERS = 2**21
 
@@ -241,59 +242,73 @@ def crossing_time(start: float, level: float, fit: FlowFit) -> float:
     return (level - start) / speed if slope == 0 else float(np.log(then / speed) / slope)
 
 
-def walk_gaps(norms: Floats, size: int, k: int, p_eff: float, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Return the gap of every window of random histories with the norms of a real one.
+@dataclass(frozen=True)
+class RandomHistory:
+    """Random updates of given norms."""
+
+    norms: Floats
+    """Norms of all updates (n_updates,); a window that holds a NaN has no gap."""
+    p_eff: float
+    """Effective dimension, in which the directions are random."""
+
+
+def walk_gaps(
+    history: RandomHistory, size: int, k: int, starts: Steps | None = None, draws: int = DRAWS, seed: int = 0
+) -> Floats:
+    """Return the gap of windows of random histories with the norms of a real one.
 
     Parameters
     ----------
-    norms
-        Norms of all updates (n_updates,); a window that holds a NaN has no gap.
+    history
+        What the histories are drawn from.
     size, k
         W, and which gap.
-    p_eff
-        Effective dimension, in which the directions are random.
+    starts
+        First update of each window wanted (n,); None for every window.
     draws, seed
         Number of histories, and the seed.
 
     Returns
     -------
     ndarray
-        (draws, n_updates - W + 1).
+        (draws, n).
 
     Notes
     -----
     Products of updates less than W apart are all that windows need: the Cholesky factor of the cosines is drawn within
     that band (Bartlett's decomposition, cut), which gives each window's Gram matrix up to W / p_eff.
     """
-    n_windows = len(norms) - size + 1
-    gaps = np.empty((draws, max(n_windows, 0)))
+    n_updates = len(history.norms)
+    if starts is None:
+        starts = np.arange(n_updates - size + 1)
+    gaps = np.full((draws, len(starts)), np.nan)
     rng = np.random.default_rng(seed)
-    at_once = max(_CHUNK_NUMBERS // max(len(norms) * size * size, 1), 1)
+    at_once = max(_CHUNK_NUMBERS // max(n_updates * size, 1), 1)
     for first in range(0, draws, at_once):
         part = gaps[first : first + at_once]
-        part[:] = _random_gaps(norms, size, k, _banded_cosines(len(norms), size, p_eff, len(part), rng))
+        factor = _banded_factor(history, size, len(part), rng)
+        for at, start in enumerate(starts):
+            if np.isfinite(history.norms[start : start + size]).all():
+                part[:, at] = _gaps_of(factor[:, start : start + size], k)
     return gaps
 
 
-def _banded_cosines(n: int, size: int, p_eff: float, draws: int, rng: np.random.Generator) -> Floats:
-    """Rows (draws, n, W) of a banded factor, each of length 1; the last entry is the diagonal, the others lie left."""
-    factor = rng.standard_normal((draws, n, size))
-    degrees = max(p_eff - size + 1, 1.0)
-    factor[:, :, -1] = np.sqrt(rng.chisquare(degrees, (draws, n)))
-    factor /= np.sqrt((factor**2).sum(axis=2, keepdims=True))
+def _banded_factor(history: RandomHistory, size: int, draws: int, rng: np.random.Generator) -> Floats:
+    """Rows (draws, n_updates, W) of a banded factor; the last entry is on the diagonal, the others lie left of it."""
+    n_updates = len(history.norms)
+    factor = rng.standard_normal((draws, n_updates, size))
+    degrees = max(history.p_eff - size + 1, 1.0)
+    factor[:, :, -1] = np.sqrt(rng.chisquare(degrees, (draws, n_updates)))
+    factor *= history.norms[:, None] / np.sqrt((factor**2).sum(axis=2, keepdims=True))
     return factor
 
 
-def _random_gaps(norms: Floats, size: int, k: int, factor: Floats) -> Floats:
-    """Gaps (draws, n_windows) of the histories that a banded factor makes of some norms."""
-    draws, n, _ = factor.shape
-    gaps = np.full((draws, n - size + 1), np.nan)
-    block = np.zeros((draws, size, 2 * size - 1))
-    for at in range(n - size + 1):
-        if not np.isfinite(norms[at : at + size]).all():
-            continue
-        for row in range(size):  # the diagonal of row i stands in column size - 1 + i; what is never written stays 0
-            block[:, row, row : row + size] = factor[:, at + row] * norms[at + row]
-        sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(block @ block.swapaxes(1, 2)), 0.0))
-        gaps[:, at] = sigma[:, -k] - sigma[:, -k - 1]
+def _gaps_of(factor: Floats, k: int) -> Floats:
+    """Gaps (draws,) of one window, from its rows (draws, W, W) of a banded factor."""
+    draws, size, _ = factor.shape
+    rows = np.zeros((draws, size, 2 * size - 1))
+    for row in range(size):  # the diagonal of row i stands in column size - 1 + i
+        rows[:, row, row : row + size] = factor[:, row]
+    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(rows @ rows.swapaxes(1, 2)), 0.0))
+    gaps: Floats = sigma[:, -k] - sigma[:, -k - 1]
     return gaps

@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from sedarchive.compute.flow_rows import GapWindows, as_columns, feedback_rows, maximality_rows, time_rows
+from sedarchive.compute.flow_rows import (
+    GapWindows,
+    as_columns,
+    feedback_rows,
+    flow_rows,
+    maximality_rows,
+    time_rows,
+)
+from sedarchive.gapflow import RandomHistory
 from sedarchive.tables import Database
 from tests.small import walk, write_safetensors
 
@@ -130,3 +138,17 @@ def test_short_histories_have_rows_that_say_so(n):
     rows = feedback_rows(windows, np.ones((n, 3))) + maximality_rows(windows, np.ones(n)) + time_rows(windows)
     assert {row["status"] for row in rows[:4]} == {"too_few"}
     assert len(as_columns(rows)["estimate"]) == len(rows)
+
+
+def test_of_a_long_run_evenly_spaced_windows_are_fitted():
+    rng = np.random.default_rng(0)
+    sigma = np.sort(rng.uniform(1, 2, (397, 4)), axis=1)[:, ::-1]
+    windows = GapWindows(10 * np.arange(397), sigma, np.ones(397))
+    history = RandomHistory(np.ones(400), 100.0)
+    rows = flow_rows(windows, history, with_null=True)
+    assert {row["n"] for row in rows if row["fit"] == "gap_flow"} == {100 - 2}
+    forward = next(row for row in rows if row["fit"] == "gap_flow_forward" and row["parameter"] == "damping")
+    gap = sigma[::4, 0] - sigma[::4, 1]
+    slope, _ = np.polyfit(gap[:-1], np.diff(gap) / 40, 1)
+    assert forward["estimate"] == pytest.approx(-slope)
+    assert forward["null_low"] < forward["null_high"]

@@ -5,6 +5,7 @@ import pytest
 
 from sedarchive.gapflow import (
     FlowFit,
+    RandomHistory,
     crossing_time,
     fit_flow,
     gap_flow,
@@ -93,7 +94,7 @@ def test_noise_damps_by_the_naive_test_and_not_by_its_sampled_null():
     rng = np.random.default_rng(5)
     size, k, n, dimension = 10, 1, 209, 300
     steps = 50 * np.arange(n - size + 1)
-    null = walk_gaps(np.ones(n), size, k, dimension)
+    null = walk_gaps(RandomHistory(np.ones(n), dimension), size, k)
     naive = found = 0
     for _ in range(60):
         sigma, gap = random_history(n, dimension, size, k, rng)
@@ -107,7 +108,7 @@ def test_noise_damps_by_the_naive_test_and_not_by_its_sampled_null():
 
 def test_a_planted_return_to_a_gap_exceeds_that_of_random_updates():
     n, size = 69, 10
-    null = walk_gaps(np.ones(n), size, 2, 300, draws=199)
+    null = walk_gaps(RandomHistory(np.ones(n), 300), size, 2, draws=199)
     flow = gap_flow(STEPS, sigma_with(relaxing(0.01, 2.0, 9.0, noise=0.05)), 2, null)
     assert flow.p == pytest.approx(1 / 200)
     assert flow.null_high < flow.damping
@@ -119,7 +120,7 @@ def test_a_planted_return_to_a_gap_exceeds_that_of_random_updates():
 def test_the_gaps_of_sampled_histories_are_those_of_explicit_random_updates(k, dimension):
     rng = np.random.default_rng(2)
     size, n = 6, 20
-    sampled = walk_gaps(np.ones(n), size, k, dimension, draws=600)
+    sampled = walk_gaps(RandomHistory(np.ones(n), dimension), size, k, draws=600)
     explicit = np.array([random_history(n, dimension, size, k, rng)[1] for _ in range(600)])
     assert sampled.shape == explicit.shape
     assert sampled.mean() == pytest.approx(explicit.mean(), rel=0.05)
@@ -131,10 +132,14 @@ def test_the_gaps_of_sampled_histories_are_those_of_explicit_random_updates(k, d
 
 def test_sampled_histories_scale_with_their_norms_and_know_no_window_with_an_unknown_one():
     norms = np.linspace(1, 2, 12)
-    one, other = (walk_gaps(norms * scale, 4, 1, 50, draws=5) for scale in (1, 3))
+    one, other = (walk_gaps(RandomHistory(norms * scale, 50), 4, 1, draws=5) for scale in (1, 3))
     np.testing.assert_allclose(other, 3 * one)
+    some = walk_gaps(RandomHistory(norms, 50), 4, 1, np.array([0, 4, 7]), draws=5)
+    np.testing.assert_array_equal(some, one[:, [0, 4, 7]])
     norms[5] = np.nan
-    assert np.isnan(walk_gaps(norms, 4, 1, 50, draws=5)).all(axis=0).tolist() == [2 <= t <= 5 for t in range(9)]
+    assert np.isnan(walk_gaps(RandomHistory(norms, 50), 4, 1, draws=5)).all(axis=0).tolist() == [
+        2 <= t <= 5 for t in range(9)
+    ]
 
 
 def test_the_time_to_a_level_is_that_of_the_solution():

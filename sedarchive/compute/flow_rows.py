@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.feedback import MIN_POINTS, correlations, lagged
-from sedarchive.gapflow import GapFlow, gap_flow, gap_series, gap_times, walk_gaps
+from sedarchive.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
 FLOWS = {"gap_flow": False, "gap_flow_forward": True}
 """Fits that need the sampled null -> whether their difference is forward."""
+MOST_WINDOWS = 128
 FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality")
 _TEXTS = ("fit", "parameter", "status")
 _NUMBERS = ("k", "estimate", "low", "high", "null_low", "null_high", "p", "n", "r2", "r2_out_of_sample")
@@ -38,14 +39,23 @@ class GapWindows:
         return int(np.argmax(counts)) or 1
 
 
-def flow_rows(windows: GapWindows, norms: Floats, p_eff: float, with_null: bool) -> list[Row]:
-    """Flow of the gap at the modal signal rank, by both differences; ``norms`` of all updates of the scope."""
+def has_flow_null(scope: str) -> bool:
+    """Whether the null of the gap's flow is sampled: not for a single layer, role or tensor, which are many."""
+    return ":" not in scope
+
+
+def flow_rows(windows: GapWindows, history: RandomHistory, with_null: bool) -> list[Row]:
+    """Flow of the gap at the modal signal rank, by both differences; ``history`` is what the null is drawn from.
+
+    Of a long run every second, third, ... window is taken, so that at most ``MOST_WINDOWS`` are: the null costs an
+    eigenproblem for each and every draw.
+    """
     n_windows, size = windows.sigma.shape
-    k = windows.k
-    null = walk_gaps(norms, size, k, p_eff) if with_null else np.empty((0, n_windows))
+    k, taken = windows.k, np.arange(0, n_windows, -(-n_windows // MOST_WINDOWS))
+    null = walk_gaps(history, size, k, taken) if with_null else np.empty((0, len(taken)))
     found = []
     for name, forward in FLOWS.items():
-        flow = gap_flow(windows.step, windows.sigma, k, null, forward)
+        flow = gap_flow(windows.step[taken], windows.sigma[taken], k, null, forward)
         shared = {"fit": name, "k": k, "n": flow.n, "status": flow.status}
         found += [shared | _damping(flow), shared | _viable(flow)]
     return found

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.flow_rows import GapWindows, as_columns, flow_rows
+from sedarchive.compute.flow_rows import GapWindows, as_columns, flow_rows, has_flow_null
 from sedarchive.compute.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
 from sedarchive.executor import Executor
+from sedarchive.gapflow import RandomHistory
 from sedarchive.nulls import NullBands, NullCache, null_bands
 from sedarchive.tables import Database
 
@@ -89,7 +90,8 @@ def _null_rows(cache: NullCache, standing: StandingWindows) -> dict[str, Columns
     windows = {"step": standing.step, **null_columns(bands, unit_null(size, standing.p_eff, cache))}
     order = {"step": np.repeat(standing.step, size), "k": np.tile(np.arange(1, size + 1), len(standing.step))}
     sigmas = {**order, **ratio_null_columns(bands, size)}
-    fits = as_columns(flow_rows(standing.gaps, standing.norms, standing.p_eff, with_null=True))
+    history = RandomHistory(standing.norms, standing.p_eff)
+    fits = as_columns(flow_rows(standing.gaps, history, has_flow_null(standing.scope)))
     found = {"windows": windows, "window_sigmas": sigmas, "fits": fits}
     return {table: _named(columns, standing) for table, columns in found.items()}
 

@@ -14,7 +14,7 @@ from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence
 from sedarchive.compute.audits import Audit
-from sedarchive.compute.flow_rows import FITS, FLOWS, GapWindows, as_columns, flow_rows, other_rows
+from sedarchive.compute.flow_rows import FITS, FLOWS, GapWindows, as_columns, flow_rows, has_flow_null, other_rows
 from sedarchive.compute.logged import Logged
 from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing, unit_null
 from sedarchive.compute.requests import OpenDatabase
@@ -32,6 +32,7 @@ from sedarchive.compute.window_rows import (
 )
 from sedarchive.decay import decay_products
 from sedarchive.executor import Executor, Progress
+from sedarchive.gapflow import RandomHistory
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
 from sedarchive.nulls import NullBands, NullCache, effective_dimension
@@ -236,7 +237,8 @@ class _ScopeSeries:
     def _fits(self, series: WindowSeries, with_null: bool) -> Columns:
         ends = series.last_update + 1
         windows = GapWindows(self.history.steps[ends], series.sigma, series.signal_rank.astype(np.float64))
-        flows = flow_rows(windows, self._norms, self.p_eff, with_null)
+        history = RandomHistory(self._norms, self.p_eff)
+        flows = flow_rows(windows, history, with_null and has_flow_null(self.scope.name))
         return as_columns(flows + other_rows(windows, series.overlap_previous, self.history.logged.val_loss[ends]))
 
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
