@@ -1,0 +1,71 @@
+"""Pearson correlations of autocorrelated series: effective sample size, interval, and the authors' p-value."""
+
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sedarchive.inference.fdistribution import t_tails
+
+Floats = NDArray[np.float64]
+
+FEWEST_EFFECTIVE = 10.0
+"""Effective pairs below which neither a p-value nor an interval is given."""
+_LARGEST_LAG_ONE_XU = 0.99
+_FEWEST_EFFECTIVE_XU = 4.0
+
+
+def lag_one(rows: Floats) -> Floats:
+    """Autocorrelation at lag 1 of each row (m, n); NaN for a constant row.
+
+    A missing value (NaN) makes no pair; the sum of squares stands for all values that are there.
+    """
+    centred = rows - _means(rows)
+    centred = np.where(np.isfinite(centred), centred, 0.0)
+    energy = (centred**2).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((centred[:, 1:] * centred[:, :-1]).sum(axis=1) / energy)
+
+
+def effective_size(n: ArrayLike, first: ArrayLike, second: ArrayLike) -> Floats:
+    """Effective number of pairs of two series of autocorrelation ``first`` and ``second`` at lag 1, at most n.
+
+    n (1 - a b) / (1 + a b): that of two first-order processes (Bartlett).
+    """
+    product = np.asarray(first) * np.asarray(second)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        size = np.asarray(n) * (1 - product) / (1 + product)
+    return np.where(product < 0, n, size).astype(np.float64)
+
+
+def effective_size_xu(n: ArrayLike, first: ArrayLike, second: ArrayLike) -> Floats:
+    """Effective number of pairs as the authors take it: n (1 - a) / (1 + a) of the more autocorrelated series."""
+    largest = np.clip(np.maximum(first, second), -_LARGEST_LAG_ONE_XU, _LARGEST_LAG_ONE_XU)
+    return np.asarray(np.maximum(np.asarray(n) * (1 - largest) / (1 + largest), _FEWEST_EFFECTIVE_XU))
+
+
+def fisher_interval(r: ArrayLike, size: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Interval of a correlation by Fisher's z, from its effective number of pairs; NaN for 3 or fewer."""
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
+    r, size = np.asarray(r, dtype=np.float64), np.asarray(size, dtype=np.float64)
+    half = quantile / np.sqrt(np.where(size > 3, size - 3, np.nan))
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(r)
+    return np.tanh(z - half), np.tanh(z + half)
+
+
+def correlation_p(r: ArrayLike, size: ArrayLike) -> Floats:
+    """Two-sided p-value of one correlation by Student's t, from its effective number of pairs; NaN for 2 or fewer.
+
+    It knows nothing of a search: for the largest of many correlations it is far too small.
+    """
+    r, size = np.asarray(r, dtype=np.float64), np.asarray(size, dtype=np.float64)
+    df = np.where(size > 2, size - 2, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = r * np.sqrt(df / np.maximum(1 - r**2, 0.0))
+    return np.where(np.isnan(df), np.nan, t_tails(t, np.where(np.isnan(df), 1.0, df)))
+
+
+def _means(rows: Floats) -> Floats:
+    count = np.isfinite(rows).sum(axis=1, keepdims=True)
+    return np.asarray(np.where(np.isfinite(rows), rows, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1))

@@ -1,0 +1,213 @@
+"""Correlation of features with a metric at every lag, and its peaks.
+
+A feature and a metric lie on the same grid, one place a checkpoint (or half-way between two). A positive lag means
+that the feature leads: it is compared with the metric ``lag`` places later.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.inference.correlation import effective_size, effective_size_xu, lag_one
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+MIN_PAIRS = 8
+"""Pairs below which a lag has no correlation."""
+MARGIN = 5
+"""Checkpoints beyond half the largest window that a search must reach."""
+PEAK_RULES = ("abs", "negative")
+"""The peak is where |r| is largest, or where r is most negative."""
+_FLAT = 1e-12
+_TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The peak of each feature against each version of the metric, by one rule."""
+
+    rule: str
+    r: Floats
+    """(m, versions); NaN if no lag has a correlation."""
+    lag: Counts
+    """(m, versions); 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class LagScan:
+    """Correlations of m features with a metric at all lags, and the peaks with every version of the metric."""
+
+    lags: Counts
+    """(n_lags,), ascending."""
+    r: Floats
+    """With the metric itself, the first version (m, n_lags); NaN where too few pairs, or one of the two is constant."""
+    n: Counts
+    """Pairs (m, n_lags)."""
+    n_eff: Floats
+    """Effective pairs (m, n_lags)."""
+    n_eff_xu: Floats
+    """The same as the authors count (m, n_lags)."""
+    peaks: dict[str, Peaks]
+    """By rule."""
+
+    def at_peak(self, values: NDArray[Any], rule: str) -> NDArray[Any]:
+        """Of values (m, n_lags), those at the peaks with the metric itself (m,)."""
+        place = np.searchsorted(self.lags, self.peaks[rule].lag[:, 0])
+        return values[np.arange(len(values)), place]
+
+    def first_last(self) -> tuple[Counts, Counts]:
+        """First and last lag that has enough pairs, of each feature (m,); (0, -1) if none has."""
+        usable = self.n >= MIN_PAIRS
+        some = usable.any(axis=1)
+        first = self.lags[np.argmax(usable, axis=1)]
+        last = self.lags[len(self.lags) - 1 - np.argmax(usable[:, ::-1], axis=1)]
+        return np.where(some, first, 0), np.where(some, last, -1)
+
+    def status(self, rule: str) -> list[str]:
+        """Why a peak is none: too_few, constant, wrong_sign or border; ok."""
+        r, lag = self.peaks[rule].r[:, 0], self.peaks[rule].lag[:, 0]
+        first, last = self.first_last()
+        flags: dict[str, NDArray[np.bool_]] = {
+            "too_few": last < first,
+            "constant": np.isnan(r),
+            "wrong_sign": (r >= 0) & (rule == "negative"),
+            "border": (lag == first) | (lag == last),
+        }
+        return [str(name) for name in np.select(list(flags.values()), list(flags), "ok")]
+
+
+def reach_for(largest_window: int) -> int:
+    """Lags to search on both sides, for windows of at most so many updates."""
+    return -(-largest_window // 2) + MARGIN
+
+
+def scan_lags(features: Floats, metric: Floats, offset: int, reach: int) -> LagScan:
+    """Correlate features with all versions of a metric at the lags -reach to reach.
+
+    Parameters
+    ----------
+    features
+        One series a row (m, n), NaN where it has no value.
+    metric
+        Versions of the metric (v, places) without gaps: itself, then its surrogates.
+    offset
+        Place in ``metric`` of the features' first point; may be negative.
+    reach
+        Largest lag.
+
+    Returns
+    -------
+    LagScan
+        Of several lags with the same r the one nearest to 0 is the peak, the negative one first.
+    """
+    lags = np.arange(-reach, reach + 1)
+    m, versions = len(features), len(metric)
+    r, sizes, sizes_xu = (np.full((m, len(lags)), np.nan) for _ in range(3))
+    n = np.zeros((m, len(lags)), dtype=np.int64)
+    x, y = _scaled(features), _Versions.of(_scaled(metric))
+    peaks = {rule: _Running.start(m, versions) for rule in PEAK_RULES}
+    for at in sorted(range(len(lags)), key=lambda at: abs(lags[at])):
+        pairs = overlap(features.shape[1], metric.shape[1], offset + int(lags[at]))
+        part, other = x[:, pairs.features], y.part(pairs.metric)
+        n[:, at] = np.isfinite(part).sum(axis=1)
+        if part.shape[1] < MIN_PAIRS:
+            continue
+        correlations = _correlate(part, other)
+        r[:, at] = correlations[:, 0]
+        own, its = lag_one(part), lag_one(other.values[:1])
+        sizes[:, at], sizes_xu[:, at] = effective_size(n[:, at], own, its), effective_size_xu(n[:, at], own, its)
+        peaks["abs"].add(np.abs(correlations), correlations, int(lags[at]))
+        peaks["negative"].add(-correlations, correlations, int(lags[at]))
+    return LagScan(lags, r, n, sizes, sizes_xu, {rule: running.peaks(rule) for rule, running in peaks.items()})
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Points of the features and places of the metric that make pairs."""
+
+    features: slice
+    metric: slice
+
+
+def overlap(n: int, places: int, offset: int) -> Overlap:
+    """Pairs of n points, the first of which stands at place ``offset`` of the metric, which may not exist."""
+    first = min(max(0, -offset), n)
+    last = max(min(n, places - offset), first)
+    return Overlap(slice(first, last), slice(first + offset, last + offset) if last > first else slice(0, 0))
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """Versions of a metric (v, n) at some places, and the running sums (v, places + 1) that these are part of."""
+
+    values: Floats
+    sums: Floats
+    squares: Floats
+    start: int = 0
+
+    @classmethod
+    def of(cls, values: Floats) -> "_Versions":
+        zero = np.zeros((len(values), 1))
+        sums, squares = (np.concatenate([zero, np.cumsum(one, axis=1)], axis=1) for one in (values, values**2))
+        return cls(values, sums, squares)
+
+    def part(self, places: slice) -> "_Versions":
+        return _Versions(self.values[:, places], self.sums, self.squares, places.start)
+
+    def total(self, running: Floats) -> Floats:
+        """Sum over the places (1, v), from running sums."""
+        return np.asarray((running[:, self.start + self.values.shape[1]] - running[:, self.start])[None])
+
+
+def _correlate(features: Floats, metric: _Versions) -> Floats:
+    """Pearson correlation (m, v) of each feature (m, n) with each version, over the points that the feature has."""
+    present = np.isfinite(features)
+    x = np.where(present, features, 0.0)
+    n = present.sum(axis=1)[:, None]
+    sum_x = x.sum(axis=1)[:, None]
+    if present.all():
+        sum_y, square_y = metric.total(metric.sums), metric.total(metric.squares)
+    else:
+        masks, members = np.unique(present, axis=0, return_inverse=True)
+        ones, members = masks.astype(np.float64), members.ravel()
+        sum_y, square_y = (ones @ metric.values.T)[members], (ones @ (metric.values**2).T)[members]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        energy_x = (x**2).sum(axis=1)[:, None] - sum_x**2 / n
+        energy_y = square_y - sum_y**2 / n
+        usable = (n >= MIN_PAIRS) & (energy_x > _FLAT * n) & (energy_y > _FLAT * n)
+        r = (x @ metric.values.T - sum_x * (sum_y / n)) / np.sqrt(energy_x * energy_y)
+    return np.where(usable, np.clip(r, -1.0, 1.0), np.nan)
+
+
+def _scaled(rows: Floats) -> Floats:
+    """Rows of mean 0 and mean square 1, so that sums of squares keep their precision; constant rows become 0."""
+    count = np.maximum(np.isfinite(rows).sum(axis=1, keepdims=True), 1)
+    centred = rows - np.nansum(rows, axis=1, keepdims=True) / count
+    scale = np.sqrt(np.nansum(centred**2, axis=1, keepdims=True) / count)
+    return np.asarray(centred / np.where(scale > 0, scale, 1.0))
+
+
+@dataclass
+class _Running:
+    """The best correlation so far."""
+
+    best: Floats
+    r: Floats
+    lag: Counts
+
+    @classmethod
+    def start(cls, m: int, versions: int) -> "_Running":
+        shape = (m, versions)
+        return cls(np.full(shape, -np.inf), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
+
+    def add(self, merit: Floats, r: Floats, lag: int) -> None:
+        better = merit > self.best + _TIE
+        np.copyto(self.best, merit, where=better)
+        np.copyto(self.r, r, where=better)
+        self.lag[better] = lag
+
+    def peaks(self, rule: str) -> Peaks:
+        return Peaks(rule, self.r, self.lag)
