@@ -1,259 +1,58 @@
--- summary: Lag of the strongest correlation of geometry and a logged metric, by window size; where its sign flips.
+-- summary: Lag of the strongest correlation of geometry and a logged loss, by window size; where its sign flips.
 -- param scope = 'all': group of parameters
--- param feature = 'edge_ratio' | 'gap' | 'drift_speed' | 'pc1_share': column of windows that may lead
+-- param feature = 'edge_ratio': edge_ratio, gap, drift_speed, pc1_share, or ratio_1 to ratio_4
 -- param target = 'val_loss': metric in the logs
 -- param stamp = 'end' | 'centre': step that stands for a window: that of its last update, or its middle
--- param align = 'exact' | 'nearest' | 'interpolate': logged value that a checkpoint gets, as in checkpoint_metrics
--- param detrend = 'linear' | 'none': whether a straight line against step is taken out of both series first
+-- param detrend = 'linear' | 'none' | 'cubic': polynomial in step that is taken out of both series first
+-- param kind = 'plain' | 'partial_lr' | 'difference': what is correlated; partial_lr takes out a straight line and the
+--   learning rate, difference nothing but the step from one checkpoint to the next, whatever detrend says
 -- param peak = 'abs' | 'negative': the peak is the largest |r|, or the most negative r
--- param max_lag integer: largest lag searched, in checkpoints (not set: half the run's largest window and 5 more)
 -- param run: only this run (not set: all runs)
--- columns: run, scope, window_size, feature, target, peak_lag, r, n, first_lag, last_lag, status, flip
+-- columns: run, scope, window_size, feature, target, peak_lag, r, low, high, n, n_eff, p, p_lags, first_lag, last_lag,
+--   status, flip, flip_p
 -- source: Xu 2026 (arXiv:2603.15678), lag flip between window sizes, and its scripts
--- note: A positive lag means that the geometry leads. Under stamp end a window of W updates answers W / 2 checkpoints
---   late, which alone can turn a positive lag into a negative one as W grows; compare with stamp centre. flip: the sign
---   differs from that at the next smaller window size; NULL unless both have status ok. No p-value yet: in pure noise
---   the sign flips between 10 and 20 updates in 42 % of runs. first_lag and last_lag bound what could be searched.
---   status: no_target, too_few (fewer than 8 pairs at every lag), constant (a straight line), border (the peak lies at
---   first_lag or last_lag: no peak; widen max_lag), wrong_sign (no negative r, under peak negative), irregular
---   (checkpoints unequally spaced), ok. Every lag, and what align does: recipe lag_scan.
+-- note: One row for each window size that was asked for with --window. A positive lag means that the geometry leads.
+--   Under stamp end a window of W updates answers W / 2 checkpoints late, which alone can turn a positive lag into a
+--   negative one as W grows: compare with stamp centre. flip: the sign differs from that at the next smaller window
+--   size, and both are peaks. In pure noise it does so in 42 % of runs: flip_p is the share of surrogates that flip as
+--   strongly (the weaker of the two peaks counts). p is corrected for everything searched, p_lags for the lags alone;
+--   low and high are an interval of r at that lag, not corrected for its choice. status: no_target, too_few (fewer than
+--   8 pairs at every lag), constant, border (the peak lies at first_lag or last_lag: no peak), wrong_sign (no negative
+--   r, under peak negative), few_effective (n_eff below 10), irregular (checkpoints unequally spaced), ok.
 WITH
-choice AS (
-    SELECT
-        coalesce(getvariable('scope'), 'all') AS scope,
-        coalesce(getvariable('feature'), 'edge_ratio') AS feature,
-        coalesce(getvariable('target'), 'val_loss') AS target,
-        coalesce(getvariable('stamp'), 'end') AS stamp,
-        coalesce(getvariable('align'), 'exact') AS align,
-        coalesce(getvariable('detrend'), 'linear') AS detrend,
-        coalesce(getvariable('peak'), 'abs') AS peak,
-        CAST(getvariable('max_lag') AS BIGINT) AS max_lag
-),
-numbered AS (
-    SELECT run, step, lead(step) OVER in_order AS next_step, row_number() OVER in_order AS place
-    FROM checkpoints
-    WINDOW in_order AS (PARTITION BY run ORDER BY step)
-),
--- Places count half checkpoints, so that the middle of a window of an odd number of updates has one too.
-places AS (
-    SELECT run, 2 * place AS place, CAST(step AS DOUBLE) AS step
-    FROM numbered
-    UNION ALL
-    SELECT run, 2 * place + 1, step + (next_step - step) / 2
-    FROM numbered
-    WHERE next_step IS NOT NULL
-),
-logged AS (
-    SELECT run, CAST(step AS DOUBLE) AS step, min_by(value, coalesce(source, '')) AS value
-    FROM metrics
-    JOIN choice ON metrics.name = choice.target
-    WHERE isfinite(value)
-    GROUP BY run, step
-),
-targets AS (
-    SELECT
-        places.run,
-        places.place,
-        places.step,
-        CASE
-            WHEN later.step = earlier.step THEN earlier.value
-            WHEN choice.align = 'nearest' AND (places.step - earlier.step <= later.step - places.step) IS NOT false
-                THEN coalesce(earlier.value, later.value)
-            WHEN choice.align = 'nearest' THEN later.value
-            ELSE earlier.value
-                + (later.value - earlier.value) * (places.step - earlier.step) / (later.step - earlier.step)
-        END AS target_value
-    FROM places
-    ASOF LEFT JOIN logged AS earlier ON places.run = earlier.run AND places.step >= earlier.step
-    ASOF LEFT JOIN logged AS later ON places.run = later.run AND places.step <= later.step
-    CROSS JOIN choice
-    WHERE CASE choice.align
-        WHEN 'nearest' THEN coalesce(earlier.step, later.step) IS NOT NULL
-        WHEN 'interpolate' THEN earlier.step <= later.step
-        ELSE earlier.step <= later.step AND (places.step = earlier.step OR choice.stamp = 'centre')
-    END
-),
-features AS (
-    SELECT
-        windows.run,
-        windows.window_size,
-        2 * numbered.place - CASE WHEN choice.stamp = 'centre' THEN windows.window_size ELSE 0 END AS place,
-        CASE WHEN choice.stamp = 'centre' THEN windows.step_centre ELSE CAST(windows.step AS DOUBLE) END AS step,
-        CASE choice.feature
-            WHEN 'edge_ratio' THEN windows.edge_ratio
-            WHEN 'gap' THEN windows.gap
-            WHEN 'drift_speed' THEN windows.drift_speed
-            WHEN 'pc1_share' THEN windows.pc1_share
-        END AS feature_value,
-        coalesce(windows.irregular, false) AS irregular
-    FROM windows
-    JOIN numbered ON windows.run = numbered.run AND windows.step = numbered.step
-    JOIN choice ON windows.scope = choice.scope
-    WHERE windows.run = coalesce(getvariable('run'), windows.run)
-),
-series AS (
-    SELECT
-        run,
-        window_size,
-        bool_or(irregular) AS irregular,
-        run IN (SELECT run FROM targets) AS has_target,
-        ceil(max(window_size) OVER (PARTITION BY run) / 2) AS half_window
-    FROM features
-    GROUP BY run, window_size
-),
-lags AS (
-    SELECT
-        series.run,
-        series.window_size,
-        series.irregular,
-        unnest(CASE WHEN has_target THEN range(-reach, reach + 1) ELSE [CAST(NULL AS BIGINT)] END) AS lag
-    FROM (
-        SELECT series.*, coalesce(choice.max_lag, CAST(half_window AS BIGINT) + 5) AS reach
-        FROM series
-        CROSS JOIN choice
-    ) AS series
-),
-pairs AS (
-    SELECT
-        lags.run,
-        lags.window_size,
-        lags.lag,
-        features.step AS feature_step,
-        features.feature_value,
-        targets.step AS target_step,
-        targets.target_value
-    FROM lags
-    JOIN features ON lags.run = features.run AND lags.window_size = features.window_size
-    JOIN targets ON features.run = targets.run AND features.place + 2 * lags.lag = targets.place
-    WHERE isfinite(features.feature_value) AND isfinite(features.step)
-),
-trends AS (
-    SELECT
-        pairs.*,
-        feature_value - avg(feature_value) OVER one_lag AS feature_centred,
-        target_value - avg(target_value) OVER one_lag AS target_centred,
-        feature_step - avg(feature_step) OVER one_lag AS feature_time,
-        target_step - avg(target_step) OVER one_lag AS target_time,
-        choice.detrend = 'linear' AND count(*) OVER one_lag >= 8 AS detrended,
-        regr_slope(feature_value, feature_step) OVER one_lag AS feature_slope,
-        regr_slope(target_value, target_step) OVER one_lag AS target_slope
-    FROM pairs
-    CROSS JOIN choice
-    WINDOW one_lag AS (PARTITION BY pairs.run, pairs.window_size, pairs.lag)
-),
-residuals AS (
-    SELECT
-        run,
-        window_size,
-        lag,
-        feature_value,
-        target_value,
-        feature_centred - CASE WHEN detrended THEN feature_slope * feature_time ELSE 0 END AS feature_left,
-        target_centred - CASE WHEN detrended THEN target_slope * target_time ELSE 0 END AS target_left
-    FROM trends
-),
--- What is left of a straight line is rounding, and rounding correlates with anything: it counts as constant.
-correlations AS (
-    SELECT
-        run,
-        window_size,
-        lag,
-        count(*) AS n,
-        CASE
-            WHEN count(*) >= 8
-                AND max(abs(feature_left)) > 1e-10 * max(abs(feature_value))
-                AND max(abs(target_left)) > 1e-10 * max(abs(target_value))
-            THEN corr(feature_left, target_left)
-        END AS r
-    FROM residuals
-    GROUP BY run, window_size, lag
-),
-scanned AS (
-    SELECT
-        lags.run,
-        lags.window_size,
-        lags.lag,
-        CASE WHEN isfinite(correlations.r) THEN correlations.r END AS r,
-        coalesce(correlations.n, 0) AS n,
-        CASE
-            WHEN lags.lag IS NULL THEN 'no_target'
-            WHEN coalesce(correlations.n, 0) < 8 THEN 'too_few'
-            WHEN correlations.r IS NULL OR NOT isfinite(correlations.r) THEN 'constant'
-            WHEN lags.irregular THEN 'irregular'
-            ELSE 'ok'
-        END AS status
-    FROM lags
-    LEFT JOIN correlations USING (run, window_size, lag)
-),
-usable AS (
-    SELECT
-        scanned.run,
-        scanned.window_size,
-        scanned.lag,
-        scanned.r,
-        scanned.n,
-        min(scanned.lag) OVER one_series AS first_lag,
-        max(scanned.lag) OVER one_series AS last_lag,
-        row_number() OVER (
-            PARTITION BY scanned.run, scanned.window_size
-            ORDER BY CASE choice.peak WHEN 'abs' THEN -abs(scanned.r) ELSE scanned.r END, abs(scanned.lag), scanned.lag
-        ) AS strength
-    FROM scanned
-    CROSS JOIN choice
-    WHERE scanned.status IN ('ok', 'irregular')
-    WINDOW one_series AS (PARTITION BY scanned.run, scanned.window_size)
-),
-statuses AS (
-    SELECT
-        run,
-        window_size,
-        bool_or(status = 'no_target') AS no_target,
-        bool_or(status = 'constant') AS constant,
-        bool_or(status = 'irregular') AS irregular
-    FROM scanned
-    GROUP BY run, window_size
-),
-peaks AS (
-    SELECT
-        statuses.run,
-        statuses.window_size,
-        usable.lag AS peak_lag,
-        usable.r,
-        usable.n,
-        usable.first_lag,
-        usable.last_lag,
-        CASE
-            WHEN statuses.no_target THEN 'no_target'
-            WHEN usable.lag IS NULL AND statuses.constant THEN 'constant'
-            WHEN usable.lag IS NULL THEN 'too_few'
-            WHEN choice.peak = 'negative' AND usable.r >= 0 THEN 'wrong_sign'
-            WHEN usable.lag IN (usable.first_lag, usable.last_lag) THEN 'border'
-            WHEN statuses.irregular THEN 'irregular'
-            ELSE 'ok'
-        END AS status
-    FROM statuses
-    CROSS JOIN choice
-    LEFT JOIN usable
-        ON statuses.run = usable.run AND statuses.window_size = usable.window_size AND usable.strength = 1
-),
-compared AS (
-    SELECT *, lag(status) OVER by_size AS previous_status, lag(peak_lag) OVER by_size AS previous_lag
-    FROM peaks
-    WINDOW by_size AS (PARTITION BY run ORDER BY window_size)
+chosen AS (
+    SELECT *
+    FROM couplings
+    WHERE scope = coalesce(getvariable('scope'), 'all')
+      AND feature = coalesce(getvariable('feature'), 'edge_ratio')
+      AND target = coalesce(getvariable('target'), 'val_loss')
+      AND stamp = coalesce(getvariable('stamp'), 'end')
+      AND kind = coalesce(getvariable('kind'), 'plain')
+      AND (kind <> 'plain' OR detrend = coalesce(getvariable('detrend'), 'linear'))
+      AND coalesce(peak_rule, coalesce(getvariable('peak'), 'abs')) = coalesce(getvariable('peak'), 'abs')
+      AND run = coalesce(getvariable('run'), run)
 )
 SELECT
-    compared.run,
-    choice.scope,
-    compared.window_size,
-    choice.feature,
-    choice.target,
-    compared.peak_lag,
-    compared.r,
-    compared.n,
-    compared.first_lag,
-    compared.last_lag,
-    compared.status,
-    CASE WHEN status = 'ok' AND previous_status = 'ok' THEN sign(peak_lag) * sign(previous_lag) < 0 END AS flip
-FROM compared
-CROSS JOIN choice
-ORDER BY compared.run, compared.window_size
+    peaks.run,
+    peaks.scope,
+    peaks.window_size,
+    peaks.feature,
+    peaks.target,
+    peaks.lag AS peak_lag,
+    peaks.r,
+    peaks.low,
+    peaks.high,
+    peaks.n,
+    peaks.n_eff,
+    peaks.p,
+    peaks.p_lags,
+    peaks.first_lag,
+    peaks.last_lag,
+    peaks.status,
+    CASE WHEN flips.status IN ('ok', 'irregular', 'no_flip') THEN flips.status <> 'no_flip' END AS flip,
+    flips.p AS flip_p
+FROM chosen AS peaks
+LEFT JOIN chosen AS flips
+    ON flips.measure = 'flip' AND peaks.run = flips.run AND peaks.window_size = flips.window_size
+WHERE peaks.measure = 'peak'
+ORDER BY peaks.run, peaks.window_size

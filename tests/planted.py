@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sedarchive.compute.coupling_inputs import read_inputs
+from sedarchive.compute.couplings import coupling_rows
+from sedarchive.executor import Executor
+
 SPACING = 100
 """Steps between the checkpoints of the planted runs."""
 N_CHECKPOINTS = 61
@@ -31,6 +35,7 @@ class LagRun:
 LAG_RUNS = (
     LagRun("lead_end", (10, 20)),
     LagRun("lead_centre", (4, 5, 10), seen_from="centre"),
+    LagRun("delay_flip", (4, 10), seen_from="centre"),
     LagRun("sparse_log", (5,), seen_from="centre", log_every=2 * SPACING),
     LagRun("same_sign", lead=0, sign=1),
     LagRun("lead_too_far", lead=10),
@@ -72,7 +77,7 @@ def plant_lags(db):
         indices = np.arange(run.n_checkpoints)
         db.replace("checkpoints", {"run": run.name}, {"step": indices * SPACING, "checkpoint_index": indices})
         steps, values = val_losses(run)
-        name = "val_loss" if run.logged else "train_loss"
+        name = "val_loss" if run.logged else "train_acc"
         log = {"step": steps, "name": name, "value": values, "source": "log.jsonl"}
         db.replace("metrics", {"run": run.name}, log)
         for window_size in run.window_sizes:
@@ -86,6 +91,14 @@ def plant_lags(db):
                 "status": "ok",
             }
             db.replace("windows", {"run": run.name, "scope": "all", "window_size": window_size}, columns)
+
+
+def plant_couplings(db, draws=99):
+    for run in LAG_RUNS:
+        steps = [at * SPACING for at in range(run.n_checkpoints)]
+        inputs = read_inputs(db, run.name, steps, run.window_sizes, ["all"], draws)
+        for columns in coupling_rows(inputs, Executor(1, "serial")):
+            db.insert("couplings", {"run": run.name, **columns})
 
 
 def plant_wave(db, run, arrivals, steps=range(0, 2001, 50), depth=0.6):
@@ -253,6 +266,7 @@ def plant_phases(db):
 def plant_everything(db):
     with db.transaction():
         plant_lags(db)
+        plant_couplings(db)
         plant_waves(db)
         plant_scaling(db)
         plant_edge(db)

@@ -48,7 +48,7 @@ NEIGHBOURS = {
     ("projection", "edge"),
     ("nulls", "leaders"),
     ("tails", "spectra"),
-    ("inference", "windows"),
+    ("inference", "modes"),
     ("tables", "render"),
     ("recipes", "tables"),
     ("cluster", "executor"),

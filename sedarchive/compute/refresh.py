@@ -15,6 +15,7 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
+from sedarchive.compute.couplings import refresh_couplings
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.logged import logged_of
 from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
@@ -229,7 +230,16 @@ def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
             raise UnknownNameError(f"scope {scope!r} matches no tensor of any run; `sedarchive status` shows the runs")
 
 
-_OF_RUNS = (*CATALOG, *TABLES, *PHASE_TABLES, "projections", "matrix_spectra", "matrix_stats", "computations")
+_OF_RUNS = (
+    *CATALOG,
+    *TABLES,
+    *PHASE_TABLES,
+    "couplings",
+    "projections",
+    "matrix_spectra",
+    "matrix_stats",
+    "computations",
+)
 
 
 def _forget_other_runs(database: Database, names: Sequence[str]) -> None:
@@ -313,8 +323,9 @@ class _Job:
             self.options.executor,
             self.progress,
         )
-        with_null = [size for size, is_asked in sizes.items() if is_asked]
-        refresh_phases(parts.run.name, with_null, self.open_database, self.options.executor)
+        asked = [size for size, with_null in sizes.items() if with_null]
+        refresh_phases(parts.run.name, asked, self.open_database, self.options.executor)
+        refresh_couplings(parts.run.name, parts.run.steps, asked, self.open_database, self.options.executor)
         return audit
 
     def _refresh_projections(self, parts: Anatomy, stored: StoredGrams, report: RunComputed) -> None:

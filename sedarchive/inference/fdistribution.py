@@ -15,7 +15,7 @@ _log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
 
 def f_tail(f: ArrayLike, df1: ArrayLike, df2: ArrayLike) -> Floats:
     """P(F >= f) for F of df1 and df2 degrees of freedom, which need not be whole; NaN where f is."""
-    f, df1, df2 = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in (f, df1, df2)))
+    f, df1, df2 = (np.asarray(value, dtype=np.float64) for value in (f, df1, df2))
     with np.errstate(over="ignore", invalid="ignore"):
         x = np.where(np.isposinf(f), 0.0, df2 / (df2 + df1 * np.maximum(f, 0.0)))
     return _beta_share(df2 / 2, df1 / 2, x)
@@ -33,7 +33,8 @@ def _beta_share(a: Floats, b: Floats, x: Floats) -> Floats:
     swapped = x_inside > (a + 1) / (a + b + 2)  # the fraction converges fast on the other side only
     p, q = np.where(swapped, b, a), np.where(swapped, a, b)
     z = np.where(swapped, 1 - x_inside, x_inside)
-    log_front = _log_gamma(p + q) - _log_gamma(p) - _log_gamma(q) + p * np.log(z) + q * np.log1p(-z)
+    log_beta = _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
+    log_front = p * np.log(z) + q * np.log1p(-z) - log_beta
     share = np.exp(log_front) * _fraction(p, q, z) / p
     share = np.where(swapped, 1 - share, share)
     return np.where(inside, share, np.where(np.isnan(x), np.nan, np.where(x >= 1, 1.0, 0.0)))

@@ -59,7 +59,9 @@ def granger(features: Floats, metric: Floats, lr: Floats | None = None) -> Grang
         nothing, none = np.full(len(features), np.nan), np.zeros(len(features), dtype=np.int64)
         return Granger(nothing, none, none, nothing, nothing)
     best = np.argmin([fit.aic for fit in fits], axis=0)  # (m, v)
-    f, tail = (np.choose(best, [getattr(fit, name) for fit in fits]) for name in ("f", "tail"))
+    f, tail = np.choose(best, [fit.f for fit in fits]), np.empty(best.shape)
+    for at, fit in enumerate(fits):
+        tail[best == at] = f_tail(fit.f[best == at], fit.order, fit.df)
     known = whole & np.isfinite(f[:, 0])
     order = np.where(known, np.array(ORDERS)[best[:, 0]], 0)
     reached = (tail[:, 1:] <= tail[:, :1]).sum(axis=1)
@@ -77,9 +79,11 @@ def granger(features: Floats, metric: Floats, lr: Floats | None = None) -> Grang
 class _Fit:
     """One order, for every feature and version (m, v)."""
 
+    order: int
+    df: int
+    """Degrees of freedom of what is left."""
     aic: Floats
     f: Floats
-    tail: Floats
 
 
 def _fit(features: Floats, metric: Floats, lr: Floats | None, order: int) -> _Fit:
@@ -101,7 +105,7 @@ def _fit(features: Floats, metric: Floats, lr: Floats | None, order: int) -> _Fi
             df_restricted + order
         )  # the authors': in the metric's unit
     f = np.where(rss > _DEPENDENT * (target**2).sum(axis=1), f, np.nan)
-    return _Fit(np.where(np.isfinite(f), aic, np.inf), f, f_tail(f, order, df_left))
+    return _Fit(order, df_left, np.where(np.isfinite(f), aic, np.inf), f)
 
 
 def _explained(left: Floats, lagged: Sequence[Floats], own: Sequence[Floats]) -> Floats:

@@ -101,27 +101,30 @@ def scan_lags(features: Floats, metric: Floats, offset: int, reach: int) -> LagS
     Returns
     -------
     LagScan
-        Of several lags with the same r the one nearest to 0 is the peak, the negative one first.
+        Of several lags with the same r the one nearest to 0 is the peak, the negative one first. Correlations with the
+        surrogates are good to 1e-5 (single precision), those with the metric itself to 1e-12.
     """
     lags = np.arange(-reach, reach + 1)
-    m, versions = len(features), len(metric)
+    m = len(features)
     r, sizes, sizes_xu = (np.full((m, len(lags)), np.nan) for _ in range(3))
     n = np.zeros((m, len(lags)), dtype=np.int64)
-    x, y = _scaled(features), _Versions.of(_scaled(metric))
-    peaks = {rule: _Running.start(m, versions) for rule in PEAK_RULES}
+    x, y = _Features.of(_scaled(features)), _scaled(metric)
+    itself, drawn = _Versions.of(y[:1], np.float64), _Versions.of(y[1:], np.float32)
+    best = {rule: (_Best.start(m, 1, np.float64), _Best.start(m, len(metric) - 1, np.float32)) for rule in PEAK_RULES}
     for at in sorted(range(len(lags)), key=lambda at: abs(lags[at])):
         pairs = overlap(features.shape[1], metric.shape[1], offset + int(lags[at]))
-        part, other = x[:, pairs.features], y.part(pairs.metric)
-        n[:, at] = np.isfinite(part).sum(axis=1)
-        if part.shape[1] < MIN_PAIRS:
+        part = x.part(pairs.features)
+        n[:, at] = part.present.sum(axis=1)
+        if part.values.shape[1] < MIN_PAIRS:
             continue
-        correlations = _correlate(part, other)
-        r[:, at] = correlations[:, 0]
-        own, its = lag_one(part), lag_one(other.values[:1])
+        found = [_correlate(part, versions.part(pairs.metric)) for versions in (itself, drawn)]
+        r[:, at] = found[0][:, 0]
+        own, its = lag_one(np.where(part.present, part.values, np.nan)), lag_one(y[:1, pairs.metric])
         sizes[:, at], sizes_xu[:, at] = effective_size(n[:, at], own, its), effective_size_xu(n[:, at], own, its)
-        peaks["abs"].add(np.abs(correlations), correlations, int(lags[at]))
-        peaks["negative"].add(-correlations, correlations, int(lags[at]))
-    return LagScan(lags, r, n, sizes, sizes_xu, {rule: running.peaks(rule) for rule, running in peaks.items()})
+        for rule, running in best.items():
+            for one, correlations in zip(running, found, strict=True):
+                one.add(np.abs(correlations) if rule == "abs" else -correlations, correlations, int(lags[at]))
+    return LagScan(lags, r, n, sizes, sizes_xu, {rule: _peaks(rule, *running) for rule, running in best.items()})
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,10 @@ class _Versions:
     start: int = 0
 
     @classmethod
-    def of(cls, values: Floats) -> "_Versions":
+    def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
         zero = np.zeros((len(values), 1))
         sums, squares = (np.concatenate([zero, np.cumsum(one, axis=1)], axis=1) for one in (values, values**2))
-        return cls(values, sums, squares)
+        return cls(values.astype(dtype), sums, squares)
 
     def part(self, places: slice) -> "_Versions":
         return _Versions(self.values[:, places], self.sums, self.squares, places.start)
@@ -162,24 +165,46 @@ class _Versions:
         return np.asarray((running[:, self.start + self.values.shape[1]] - running[:, self.start])[None])
 
 
-def _correlate(features: Floats, metric: _Versions) -> Floats:
-    """Pearson correlation (m, v) of each feature (m, n) with each version, over the points that the feature has."""
-    present = np.isfinite(features)
-    x = np.where(present, features, 0.0)
-    n = present.sum(axis=1)[:, None]
+@dataclass(frozen=True)
+class _Features:
+    """Features (m, n), 0 where they have no value, and where that is."""
+
+    values: Floats
+    present: NDArray[np.bool_]
+    masks: Floats
+    """The different patterns of gaps, 1 where there is a value (n_masks, n)."""
+    members: NDArray[np.intp]
+    """Pattern of each feature (m,)."""
+
+    @classmethod
+    def of(cls, values: Floats) -> "_Features":
+        present = np.isfinite(values)
+        masks, members = np.unique(present, axis=0, return_inverse=True)
+        return cls(np.where(present, values, 0.0), present, masks.astype(np.float64), members.ravel())
+
+    def part(self, points: slice) -> "_Features":
+        return _Features(self.values[:, points], self.present[:, points], self.masks[:, points], self.members)
+
+
+def _correlate(features: _Features, metric: _Versions) -> NDArray[np.floating[Any]]:
+    """Pearson correlation (m, v) of each feature with each version, over the points that the feature has."""
+    x, masks, members = features.values, features.masks, features.members
+    n = features.present.sum(axis=1)[:, None]
     sum_x = x.sum(axis=1)[:, None]
-    if present.all():
+    if features.present.all():
         sum_y, square_y = metric.total(metric.sums), metric.total(metric.squares)
     else:
-        masks, members = np.unique(present, axis=0, return_inverse=True)
-        ones, members = masks.astype(np.float64), members.ravel()
-        sum_y, square_y = (ones @ metric.values.T)[members], (ones @ (metric.values**2).T)[members]
+        sum_y, square_y = ((masks @ one.T)[members] for one in (metric.values, metric.values**2))
     with np.errstate(invalid="ignore", divide="ignore"):
         energy_x = (x**2).sum(axis=1)[:, None] - sum_x**2 / n
         energy_y = square_y - sum_y**2 / n
-        usable = (n >= MIN_PAIRS) & (energy_x > _FLAT * n) & (energy_y > _FLAT * n)
-        r = (x @ metric.values.T - sum_x * (sum_y / n)) / np.sqrt(energy_x * energy_y)
-    return np.where(usable, np.clip(r, -1.0, 1.0), np.nan)
+        usable = n >= MIN_PAIRS
+        scale_x = np.where(usable & (energy_x > _FLAT * n), energy_x**-0.5, np.nan)
+        scale_y = np.where(energy_y > _FLAT * n.max(initial=1), energy_y**-0.5, np.nan)
+        r = (scale_x * x).astype(metric.values.dtype) @ metric.values.T
+        r -= (scale_x * sum_x / n).astype(r.dtype) * sum_y.astype(r.dtype)
+    r *= scale_y.astype(r.dtype)
+    return np.clip(r, -1.0, 1.0, out=r)
 
 
 def _scaled(rows: Floats) -> Floats:
@@ -191,23 +216,26 @@ def _scaled(rows: Floats) -> Floats:
 
 
 @dataclass
-class _Running:
-    """The best correlation so far."""
+class _Best:
+    """The best correlation so far, of each feature with each version (m, v)."""
 
-    best: Floats
-    r: Floats
+    merit: NDArray[np.floating[Any]]
+    r: NDArray[np.floating[Any]]
     lag: Counts
 
     @classmethod
-    def start(cls, m: int, versions: int) -> "_Running":
+    def start(cls, m: int, versions: int, dtype: type[np.floating[Any]]) -> "_Best":
         shape = (m, versions)
-        return cls(np.full(shape, -np.inf), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64))
+        return cls(np.full(shape, -np.inf, dtype), np.full(shape, np.nan, dtype), np.zeros(shape, dtype=np.int64))
 
-    def add(self, merit: Floats, r: Floats, lag: int) -> None:
-        better = merit > self.best + _TIE
-        np.copyto(self.best, merit, where=better)
+    def add(self, merit: NDArray[np.floating[Any]], r: NDArray[np.floating[Any]], lag: int) -> None:
+        better = merit > self.merit + _TIE
+        np.copyto(self.merit, merit, where=better)
         np.copyto(self.r, r, where=better)
         self.lag[better] = lag
 
-    def peaks(self, rule: str) -> Peaks:
-        return Peaks(rule, self.r, self.lag)
+
+def _peaks(rule: str, itself: _Best, drawn: _Best) -> Peaks:
+    """Peaks with the metric itself, then with its surrogates."""
+    r = np.concatenate([itself.r, drawn.r], axis=1, dtype=np.float64)
+    return Peaks(rule, r, np.concatenate([itself.lag, drawn.lag], axis=1))

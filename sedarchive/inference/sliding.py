@@ -11,7 +11,6 @@ Floats = NDArray[np.float64]
 WIDTHS = (7, 11)
 """Points of a sliding correlation: the authors' two."""
 _FLAT = 1e-20
-_CHUNK_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -46,35 +45,26 @@ def sliding_bands(features: Floats, metric: Floats, width: int) -> list[SlidingB
         Points of a window, at least 3.
     """
     n_centres = max(features.shape[1] - width + 1, 0)
-    extremes = np.full((2, len(features), len(metric)), np.nan)
+    x = np.moveaxis(_standardised(features, width), 1, 0) if n_centres else np.empty((0, 0, 0))
+    shape = (len(features), len(metric))
+    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     r = np.full((len(features), n_centres), np.nan)
-    if n_centres:
-        x = _standardised(features, width)
-        at_once = max(_CHUNK_NUMBERS // (n_centres * width), 1)
-        for first in range(0, len(metric), at_once):
-            y = _standardised(metric[first : first + at_once], width)
-            for row, windows in enumerate(x):
-                found = np.einsum("vnw,nw->vn", y, windows)
-                extremes[:, row, first : first + at_once] = _extremes(found)
-                r[row] = found[0] if first == 0 else r[row]
-    return [_band(r[row], extremes[0, row], extremes[1, row]) for row in range(len(features))]
+    for at, part in enumerate(x):
+        found = part @ _standardised(metric[:, at : at + width], width)[:, 0].T
+        r[:, at] = found[:, 0]
+        np.fmin(low, found, out=low)
+        np.fmax(high, found, out=high)
+    low, high = (np.where(np.isfinite(one), one, np.nan) for one in (low, high))
+    return [_band(*extremes) for extremes in zip(r, low, high, strict=True)]
 
 
 def _standardised(rows: Floats, width: int) -> Floats:
     """Windows (m, n, width) of mean 0 and sum of squares 1; NaN where constant or missing."""
-    scale = np.nanmax(np.abs(rows), axis=1, initial=0.0, keepdims=True, where=np.isfinite(rows))
-    windows = sliding_window_view(rows / np.where(scale > 0, scale, 1.0), width, axis=1)
+    windows = sliding_window_view(rows, width, axis=1)
     centred = windows - windows.mean(axis=2, keepdims=True)
     energy = (centred**2).sum(axis=2, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(energy > _FLAT, centred / np.sqrt(energy), np.nan)
-
-
-def _extremes(r: Floats) -> Floats:
-    """Smallest and largest of each row (2, v); NaN for a row without values."""
-    known = np.isfinite(r)
-    low, high = np.where(known, r, np.inf).min(axis=1), np.where(known, r, -np.inf).max(axis=1)
-    return np.where(np.isfinite([low, high]), [low, high], np.nan)
+        return np.where(energy > _FLAT * (windows**2).sum(axis=2, keepdims=True), centred / np.sqrt(energy), np.nan)
 
 
 def _band(r: Floats, low: Floats, high: Floats) -> SlidingBand:

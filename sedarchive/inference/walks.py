@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.windows import RESOLUTION
+from sedarchive.modes import RESOLUTION
 
 Floats = NDArray[np.float64]
 

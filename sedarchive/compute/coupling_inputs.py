@@ -1,0 +1,128 @@
+"""What couplings are computed from: columns of the window tables and the logged losses, as they stand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.archive.records import canonical_digest
+from sedarchive.inference.coupling import RunMetric
+from sedarchive.inference.surrogates import DRAWS
+from sedarchive.tables import Database
+
+Floats = NDArray[np.float64]
+
+WINDOW_FEATURES = ("edge_ratio", "gap", "drift_speed", "pc1_share")
+"""Columns of windows that are compared with the losses."""
+RATIOS = 4
+"""Of the ratios sigma_k / sigma_(k+1), as many are features: ratio_1, ratio_2, ..."""
+FEATURES = (*WINDOW_FEATURES, *(f"ratio_{k}" for k in range(1, RATIOS + 1)))
+EXTRA = "k95"
+"""Goes with the edge ratio into the share of variance that both explain."""
+
+_WINDOWS = (
+    f"SELECT scope, step, {', '.join((*WINDOW_FEATURES, EXTRA))}, irregular FROM windows "
+    "WHERE run = ? AND window_size = ? AND list_contains(?, scope)"
+)
+_SIGMAS = (
+    "SELECT scope, step, k, ratio FROM window_sigmas "
+    "WHERE run = ? AND window_size = ? AND k <= ? AND list_contains(?, scope)"
+)
+_LOGGED = (
+    "SELECT step, min_by(value, coalesce(source, '')) FROM metrics WHERE run = ? AND name = ? AND isfinite(value) "
+    "GROUP BY step ORDER BY step"
+)
+_LOSSES = (
+    "SELECT DISTINCT name FROM metrics WHERE run = ? AND isfinite(value) "
+    "AND (name IN ('val_loss', 'train_loss') OR name LIKE 'val\\_loss/%' ESCAPE '\\') ORDER BY name"
+)
+
+
+_WINDOW_KEYS = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'windows' ORDER BY ALL"
+_LOG_HASHES = (
+    "SELECT name, count(*), bit_xor(hash(step, value, coalesce(source, ''))) FROM metrics "
+    "WHERE run = ? AND (name LIKE '%loss%' OR name = 'lr') GROUP BY name ORDER BY name"
+)
+
+
+@dataclass(frozen=True)
+class SizeTable:
+    """All windows of one size."""
+
+    size: int
+    features: dict[str, Floats]
+    """Feature -> (n_scopes, T - W), NaN where it has no value; EXTRA among them."""
+    irregular: NDArray[np.bool_]
+    """Whether some window of a scope has unequally spaced checkpoints (n_scopes,)."""
+
+
+@dataclass(frozen=True)
+class CouplingInputs:
+    """Everything that one run's couplings follow from."""
+
+    scopes: tuple[str, ...]
+    sizes: tuple[SizeTable, ...]
+    metrics: dict[str, RunMetric]
+    """Loss -> its values at the places of the run."""
+
+
+def read_inputs(
+    database: Database,
+    run: str,
+    steps: Sequence[int],
+    sizes: Sequence[int],
+    scopes: Sequence[str],
+    draws: int = DRAWS,
+) -> CouplingInputs:
+    """Read the windows of some sizes and scopes, and the losses, of one run with checkpoints at ``steps``."""
+    reached = [size for size in sorted(sizes) if size < len(steps)]
+    tables = tuple(_size_table(database, run, np.array(steps), scopes, size) for size in reached)
+    return CouplingInputs(tuple(scopes), tables, _metrics(database, run, np.array(steps, dtype=np.float64), draws))
+
+
+def input_keys(database: Database, run: str, sizes: Sequence[int]) -> dict[str, str]:
+    """Scope -> hash of everything that its couplings follow from, without reading it."""
+    logged = database.rows(_LOG_HASHES, [run]).rows
+    windows: dict[str, list[tuple[int, str]]] = {}
+    for scope, size, key in database.rows(_WINDOW_KEYS, [run]).rows:
+        if size in sizes:
+            windows.setdefault(scope, []).append((size, key))
+    return {scope: canonical_digest([keys, [list(map(str, row)) for row in logged]]) for scope, keys in windows.items()}
+
+
+def _size_table(database: Database, run: str, steps: NDArray[np.int64], scopes: Sequence[str], size: int) -> SizeTable:
+    place = {int(step): at for at, step in enumerate(steps[size:])}
+    row = {scope: at for at, scope in enumerate(scopes)}
+    shape = (len(scopes), len(steps) - size)
+    features = {name: np.full(shape, np.nan) for name in (*FEATURES, EXTRA)}
+    irregular = np.zeros(len(scopes), dtype=bool)
+    for scope, step, *values, uneven in database.rows(_WINDOWS, [run, size, list(scopes)]).rows:
+        irregular[row[scope]] |= bool(uneven)
+        for name, value in zip((*WINDOW_FEATURES, EXTRA), values, strict=True):
+            features[name][row[scope], place[step]] = np.nan if value is None else value
+    for scope, step, k, ratio in database.rows(_SIGMAS, [run, size, RATIOS, list(scopes)]).rows:
+        features[f"ratio_{k}"][row[scope], place[step]] = np.nan if ratio is None else ratio
+    return SizeTable(size, features, irregular)
+
+
+def _metrics(database: Database, run: str, steps: Floats, draws: int) -> dict[str, RunMetric]:
+    """Validation losses, val_loss first; the training loss where there is none."""
+    names = [name for (name,) in database.rows(_LOSSES, [run]).rows]
+    chosen = [name for name in names if name != "train_loss"] or names
+    lr_steps, lr_values = _logged(database, run, "lr")
+    lr = np.interp(steps, lr_steps, lr_values) if len(lr_steps) else None
+    joined = {name: RunMetric.joined(steps, *_logged(database, run, name), lr) for name in chosen}
+    return {name: replace(metric, draws=draws) for name, metric in joined.items()}
+
+
+def _logged(database: Database, run: str, name: str) -> tuple[Floats, Floats]:
+    rows = database.rows(_LOGGED, [run, name]).rows
+    pairs = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def stacked(table: SizeTable) -> Floats:
+    """Features of all scopes, one series a row, the features of a scope together (n_scopes * n_features, T - W)."""
+    blocks = np.stack([table.features[name] for name in FEATURES], axis=1)
+    return blocks.reshape(-1, blocks.shape[2])

@@ -1,0 +1,215 @@
+"""Brings the table of couplings up to date: it follows from the window tables and the logs alone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from sedarchive import __version__
+from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.coupling_inputs import EXTRA, FEATURES, CouplingInputs, input_keys, read_inputs, stacked
+from sedarchive.compute.coupling_rows import (
+    Columns,
+    Labels,
+    SizeScan,
+    flip_columns,
+    granger_columns,
+    lag_columns,
+    peak_columns,
+    share_columns,
+    sliding_columns,
+)
+from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.window_rows import concatenated
+from sedarchive.executor import Executor
+from sedarchive.inference.coupling import STAMPS, Aligned, RunMetric, Variant, WindowFeatures, aligned, scan_sizes
+from sedarchive.inference.granger import granger, multiple_r2
+from sedarchive.inference.lags import MIN_PAIRS, PEAK_RULES, reach_for
+from sedarchive.inference.significance import lag_flip, largest_null
+from sedarchive.inference.sliding import WIDTHS, sliding_bands
+from sedarchive.inference.surrogates import DRAWS
+from sedarchive.inference.trends import DEGREES, trend_basis
+from sedarchive.tables import Database
+
+ALGORITHM = "couplings-1"
+_CHOICES = (*(("plain", detrend) for detrend in DEGREES), ("partial_lr", "linear"), ("difference", "none"))
+VARIANTS = tuple(Variant(stamp, detrend, kind) for stamp in STAMPS for kind, detrend in _CHOICES)
+_RAW = Variant("end", "none", "plain")
+_NO_TARGET = "val_loss"
+_Task = Callable[[], list[Columns]]
+
+
+def refresh_couplings(
+    run: str, steps: Sequence[int], sizes: Sequence[int], open_database: OpenDatabase, executor: Executor
+) -> int:
+    """Derive the couplings of a run anew, unless what they follow from is unchanged.
+
+    Parameters
+    ----------
+    run, steps
+        The run, and the steps of its checkpoints.
+    sizes
+        Window sizes whose couplings are wanted.
+    open_database, executor
+        Opens the database for one transaction; runs the scans.
+
+    Returns
+    -------
+    int
+        Number of scopes whose couplings were derived.
+    """
+    started = datetime.now(UTC)
+    with open_database() as database:
+        inputs_of = input_keys(database, run, sizes)
+        wanted = {scope: canonical_digest([ALGORITHM, key])[:16] for scope, key in inputs_of.items()}
+        known = _known_keys(database, run)
+        stale = sorted(scope for scope, key in wanted.items() if known.get(scope) != key)
+        obsolete = sorted(known.keys() - wanted.keys())
+        if not stale and not obsolete:
+            return 0
+        inputs = read_inputs(database, run, steps, sizes, stale)
+    rows = coupling_rows(inputs, executor)
+    with open_database() as database, database.transaction():
+        for scope in (*stale, *obsolete):
+            database.replace("couplings", {"run": run, "scope": scope}, {})
+            database.replace("computations", {"run": run, "table_name": "couplings", "scope": scope}, {})
+        for columns in rows:
+            database.insert("couplings", {"run": run, **columns})
+        _record(database, run, {scope: wanted[scope] for scope in stale}, started)
+    return len(stale)
+
+
+def coupling_rows(inputs: CouplingInputs, executor: Executor) -> list[Columns]:
+    """Rows of ``couplings``, without the run: one batch for each set of columns."""
+    if not inputs.sizes or not inputs.scopes:
+        return []
+    rows = [] if _NO_TARGET in inputs.metrics else [_no_target(inputs)]
+    for name, metric in inputs.metrics.items():
+        variants = [one for one in VARIANTS if one.kind != "partial_lr" or metric.lr is not None]
+        job = _Job(inputs, Labels(name, inputs.scopes), metric)
+        tasks: list[_Task] = [*(partial(job.scan_rows, one) for one in variants), job.level_rows]
+        for found in executor.map(_done, tasks):
+            rows += found
+    batches: dict[tuple[str, ...], list[Columns]] = {}
+    for columns in rows:
+        batches.setdefault(tuple(sorted(columns)), []).append(columns)
+    return [concatenated(parts) for parts in batches.values()]
+
+
+def _done(task: _Task) -> list[Columns]:
+    return task()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run's windows against one metric."""
+
+    inputs: CouplingInputs
+    labels: Labels
+    metric: RunMetric
+
+    def scan_rows(self, variant: Variant) -> list[Columns]:
+        """Peaks, lags and flips of one variant, at all window sizes."""
+        tables, labels = self.inputs.sizes, self.labels
+        features = [WindowFeatures(table.size, stacked(table)) for table in tables]
+        scans = scan_sizes(features, self.metric, variant, reach_for(max(table.size for table in tables)))
+        families = np.repeat(np.arange(len(self.inputs.scopes)), len(FEATURES))
+        sized = [
+            SizeScan(table.size, scan, table.irregular[families]) for table, scan in zip(tables, scans, strict=True)
+        ]
+        rows: list[Columns] = []
+        for rule in PEAK_RULES:
+            largest = largest_null([one.standing(rule) for one in sized], families)
+            rows += [labels.columns(variant, one.size, "peak") | peak_columns(one, rule, largest) for one in sized]
+            for smaller, larger in pairwise(sized):
+                flip = flip_columns(smaller, larger, rule, lag_flip(smaller.scan, larger.scan, rule))
+                rows.append(labels.columns(variant, larger.size, "flip") | flip)
+            if rule == "abs" and variant.kind == "plain":
+                rows += [_lag_rows(labels, variant, one, largest) for one in sized]
+        return rows
+
+    def level_rows(self) -> list[Columns]:
+        """What is tested at lag 0 and by the past: sliding correlations, Granger, shares explained."""
+        grids = self.metric.grids(_RAW, [table.size for table in self.inputs.sizes])
+        rows: list[Columns] = []
+        for table in self.inputs.sizes:
+            one = aligned(WindowFeatures(table.size, stacked(table)), self.metric, grids)
+            if one.features.shape[1] >= MIN_PAIRS:
+                extra = aligned(WindowFeatures(table.size, table.features[EXTRA]), self.metric, grids)
+                rows += _sliding_rows(self.labels, table.size, one)
+                tested = granger_columns(granger(one.features, one.metric, one.lr))
+                rows.append(self.labels.columns(_RAW, table.size, "granger") | tested)
+                rows += [
+                    _share_row(self.labels, table.size, scope, one, extra) for scope in range(len(self.labels.scopes))
+                ]
+        return rows
+
+
+def _lag_rows(labels: Labels, variant: Variant, one: SizeScan, largest: np.ndarray[Any, Any]) -> Columns:
+    n_lags = len(one.scan.lags)
+    names = labels.columns(variant, one.size, "lag")
+    return {name: np.repeat(values, n_lags) for name, values in names.items()} | lag_columns(one, largest)
+
+
+def _sliding_rows(labels: Labels, size: int, one: Aligned) -> list[Columns]:
+    rows: list[Columns] = []
+    for width in WIDTHS:
+        bands = sliding_bands(one.features, one.metric, width)
+        for end in ("lowest", "highest"):
+            rows.append(labels.columns(_RAW, size, "sliding") | sliding_columns(bands, end, width))
+    return rows
+
+
+def _share_row(labels: Labels, size: int, scope: int, one: Aligned, extra: Aligned) -> Columns:
+    """Share of the loss that edge ratio and k95 of one scope explain together, beyond a straight line."""
+    edge_ratio = scope * len(FEATURES) + FEATURES.index("edge_ratio")
+    pair = np.stack([one.features[edge_ratio], extra.features[scope]])
+    if np.isfinite(pair).all():
+        share = multiple_r2(pair, one.metric, trend_basis(one.steps, 1))
+    else:
+        share = np.full(len(one.metric), np.nan)
+    names = labels.shared(Variant("end", "linear", "plain"), size, "multiple_r2", 1)
+    names |= {"scope": np.array([labels.scopes[scope]]), "feature": np.array([f"edge_ratio and {EXTRA}"])}
+    return names | share_columns(share, pair.shape[1])
+
+
+def _no_target(inputs: CouplingInputs) -> Columns:
+    """One row a scope and window size that says that no loss is logged."""
+    labels = Labels(_NO_TARGET, inputs.scopes)
+    parts = [labels.shared(Variant(), table.size, "peak", len(inputs.scopes)) for table in inputs.sizes]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    n_rows = len(columns["target"])
+    return columns | {
+        "scope": np.tile(inputs.scopes, len(inputs.sizes)),
+        "feature": np.full(n_rows, "edge_ratio"),
+        "n": np.zeros(n_rows, dtype=np.int64),
+        "status": np.full(n_rows, "no_target"),
+    }
+
+
+def _known_keys(database: Database, run: str) -> dict[str, str]:
+    sql = "SELECT scope, key FROM computations WHERE run = ? AND table_name = 'couplings'"
+    return dict(database.rows(sql, [run]).rows)
+
+
+def _record(database: Database, run: str, keys: Mapping[str, str], started: datetime) -> None:
+    """Say in ``computations`` what was made from what."""
+    if not keys:
+        return
+    columns = {
+        "run": run,
+        "table_name": "couplings",
+        "scope": list(keys),
+        "key": list(keys.values()),
+        "digests": list(keys.values()),
+        "options": json.dumps({"draws": DRAWS, "seed": 0}),
+        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
+        "started": started,
+        "finished": datetime.now(UTC),
+    }
+    database.insert("computations", columns)
