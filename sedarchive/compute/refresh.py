@@ -231,6 +231,9 @@ def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
 
 
 _OF_RUNS = (
+    *(*CATALOG, *TABLES, *PHASE_TABLES, "couplings", "projections"),
+    *("matrix_spectra", "matrix_stats", "computations"),
+)
     *CATALOG,
     *TABLES,
     *PHASE_TABLES,
