@@ -53,6 +53,7 @@ DTYPES: Mapping[str, DType] = MappingProxyType(
             DType("float8_e5m2", "|u1", 1, "float", 2, -14, 0xFF),
             DType("float8_e4m3fnuz", "|u1", 1, "float", 3, -7, 0x80),
             DType("float8_e5m2fnuz", "|u1", 1, "float", 2, -15, 0x80),
+            DType("float8_e8m0fnu", "|u1", 1, "float", 0, -127, 0xFF),
             DType("int64", "<i8", 8, "integer"),
             DType("int32", "<i4", 4, "integer"),
             DType("int16", "<i2", 2, "integer"),
