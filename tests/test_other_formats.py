@@ -66,7 +66,7 @@ def test_a_whole_model_beside_an_adapter_is_no_adapter(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_peft_itself_writes_is_read(tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft
     from transformers import GPT2Config, GPT2LMHeadModel
 
     base = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2))
