@@ -9,10 +9,11 @@
 ...     tables.rows("SELECT step, edge_ratio FROM windows WHERE window_size = 10").dicts()
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported by every command before it can see to Ctrl-C, so next to nothing is imported here
+    from pathlib import Path
+
     from sedarchive.archive import Archive
     from sedarchive.tables import Database
 
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "database", "open"]
 
 
-def open(path: str | Path) -> "Archive":
+def open(path: "str | Path") -> "Archive":
     """Open an archive for reading: its runs, their checkpoints and tensors; nothing is read until asked for.
 
     Raises
@@ -28,12 +29,14 @@ def open(path: str | Path) -> "Archive":
     sedarchive.errors.ArchiveError
         If there is no archive, or one that cannot be used.
     """
+    from pathlib import Path
+
     from sedarchive.archive import Archive  # zarr takes a second to import
 
     return Archive(Path(path))
 
 
-def database(path: str | Path) -> "Database":
+def database(path: "str | Path") -> "Database":
     """Open the tables of an archive for reading; a context manager.
 
     ``database(path).connection`` is a read-only DuckDB connection, whose results go to Arrow, pandas or polars.

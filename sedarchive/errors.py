@@ -76,7 +76,11 @@ class UnknownNameError(ArchiveError, LookupError):
 
 
 class MemoryBudgetError(SedarchiveError, MemoryError):
-    """The plan does not fit into the memory that the user gives."""
+    """The plan does not fit into the memory that the user gives; ``needed`` is what would do, in bytes."""
+
+    def __init__(self, message: str, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class BandError(SedarchiveError, IndexError):

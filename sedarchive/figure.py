@@ -7,6 +7,7 @@ from typing import Any
 from sedarchive.errors import MissingExtraError, NothingMatchedError
 from sedarchive.recipes import known_values, shortened
 from sedarchive.tables import Database
+from sedarchive.words import did_you_mean
 
 _EDGE = "#0072b2"  # blue and vermillion of the Okabe-Ito palette: told apart by all readers
 _METRIC = "#d55e00"
@@ -116,10 +117,11 @@ def _series(database: Database, window_size: int, scope: str) -> dict[str, list[
     series = {run: database.rows(sql, [run, window_size, scope]).rows for run in runs}
     series = {run: rows for run, rows in series.items() if rows}
     if not series:
-        sizes, scopes = (shortened(known_values(database.connection, name)) for name in ("window_size", "scope"))
+        sizes, scopes = (known_values(database.connection, name) for name in ("window_size", "scope"))
+        near = did_you_mean(scope, scopes) if scope not in scopes else ""
         raise NothingMatchedError(
-            f"{database.path}: no windows of {window_size} updates for scope {scope!r}; "
-            f"window sizes: {sizes}; scopes: {scopes}"
+            f"{database.path}: no windows of {window_size} updates for scope {scope!r}{near}; "
+            f"window sizes: {shortened(sizes)}; scopes: {shortened(scopes)}"
         )
     return series
 
@@ -136,7 +138,8 @@ def _without_metric(database: Database, runs: list[str], metric: str) -> list[st
         names = database.rows("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", [run]).rows
         alike.setdefault(tuple(name for (name,) in names), []).append(run)
     return [
-        f"{shortened(members)}: no metric {metric!r} is logged; what is: {shortened(names)}"
+        f"{shortened(members)}: no metric {metric!r} is logged{did_you_mean(metric, names)}; "
+        f"what is: {shortened(names)}"
         for names, members in alike.items()
     ]
 

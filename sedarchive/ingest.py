@@ -31,10 +31,10 @@ from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
-from sedarchive.render import counted
 from sedarchive.sizes import GIB, MIB, format_size
+from sedarchive.words import counted
 
-_BATCH = 8
+LEAST_BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
 _BATCH_BYTES = 4 * GIB
 """Batches are larger, up to 64 checkpoints, where they come to no more than this: each costs the metadata of all arrays
@@ -213,7 +213,7 @@ class RunIngest:
         if self._options.steps_per_chunk:
             size = self._options.steps_per_chunk
         elif spooled:
-            size = _BATCH
+            size = LEAST_BATCH
         else:
             slab = max(
                 (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
@@ -221,7 +221,7 @@ class RunIngest:
             )
             share = self._options.max_mem // max(self._options.workers, 1)
             fits = (n for n in (64, 32, 16) if n * first.n_bytes <= _BATCH_BYTES and copies_bytes(slab, n) <= share)
-            size = next(fits, _BATCH)
+            size = next(fits, LEAST_BATCH)
         return size - slot % size
 
     # What is archived already
@@ -311,7 +311,7 @@ class RunIngest:
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], str] = {}
         # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
-        grids = [(task.info.grid, task.info.spec.row_bytes) for task in tasks]
+        grids = {task.info.spec.name: (task.info.grid, task.info.spec.row_bytes) for task in tasks}
         workers = ingest_workers(grids, len(opened), self._options.max_mem, self._options.workers)
         for part in self._executor.at_most(workers).map(self._write_tensor, tasks):
             digests.update(part)

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,10 +14,10 @@ from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.parts import Part
 from sedarchive.readers import CheckpointReader, find_runs, open_checkpoint
 from sedarchive.readers.folder import weight_files
-from sedarchive.render import counted
 from sedarchive.result import Result
 from sedarchive.roles import Architecture, assign_roles
 from sedarchive.sizes import format_size
+from sedarchive.words import counted
 
 _SHOWN_PARTS = 4
 _SHOWN_STEPS = 3
@@ -86,6 +86,9 @@ class Inspection:
     checkpoint: str
     """Path of the checkpoint that was opened."""
     format: str
+    """What it is, from the outside in, such as ``Trainer, sharded safetensors``; ``unknown`` if it cannot be read."""
+    n_files: int
+    """Files that hold its weights."""
     step: int
     steps: tuple[int, ...]
     architecture: str
@@ -114,7 +117,7 @@ class Inspection:
         parameters = f"{self.n_parameters:,} parameters in {counted(self.n_layers, 'layer')}"
         lines = [
             f"{self.run}: step {self.step}, {self.checkpoint}",
-            f"  format: {self.format}",
+            f"  format: {self.format}, {counted(self.n_files, 'file')}",
             f"  steps: {_listed(self.steps)}",
             f"  architecture: {self.architecture}{model_type}, {self._heads()}",
             f"  {parameters}, {format_size(self.n_bytes)}; {counted(len(self.tensors), 'tensor')}: {', '.join(others)}",
@@ -152,26 +155,40 @@ def _inspect_run(source: RunSource, hints: Hints, empty: Architecture) -> Inspec
     last = source.checkpoints[-1]
     try:
         with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
-            found = assign_roles(reader.specs, source.config, hints.heads, hints.kv_heads, hints.families)
-            return _inspection(source, _tensors(reader, found), found, reader.findings)
+            return inspect_reader(source, last, reader, hints)
     except HistoryError as error:
-        return _inspection(source, (), empty, (), str(error))
+        return _inspection(source, last, empty, None, str(error))
+
+
+def inspect_reader(
+    source: RunSource, checkpoint: CheckpointSource, reader: CheckpointReader, hints: Hints
+) -> Inspection:
+    """What one open checkpoint of a run holds; no weight is read.
+
+    Raises
+    ------
+    HistoryError
+        If a number of heads is not positive.
+    """
+    found = assign_roles(reader.specs, source.config, hints.heads, hints.kv_heads, hints.families)
+    return _inspection(source, checkpoint, found, reader)
 
 
 def _inspection(
     source: RunSource,
-    tensors: tuple[InspectedTensor, ...],
+    checkpoint: CheckpointSource,
     found: Architecture,
-    findings: Sequence[Finding],
+    reader: CheckpointReader | None,
     error: str | None = None,
 ) -> Inspection:
-    last = source.checkpoints[-1]
+    tensors = _tensors(reader, found) if reader else ()
     model_type = source.config.get("model_type")
     return Inspection(
         run=source.name,
-        checkpoint=str(last.path),
-        format=_format(last),
-        step=last.step,
+        checkpoint=str(checkpoint.path),
+        format=reader.format if reader else "unknown",
+        n_files=_n_files(checkpoint),
+        step=checkpoint.step,
         steps=tuple(checkpoint.step for checkpoint in source.checkpoints),
         architecture=found.family,
         model_type=model_type if isinstance(model_type, str) else None,
@@ -181,18 +198,16 @@ def _inspection(
         n_parameters=sum(one.n_parameters for one in tensors),
         n_bytes=sum(one.n_bytes for one in tensors if one.tied_by != "storage"),
         tensors=tensors,
-        findings=(*source.findings, *findings),
+        findings=(*source.findings, *(reader.findings if reader else ())),
         error=error,
     )
 
 
-def _format(source: CheckpointSource) -> str:
+def _n_files(source: CheckpointSource) -> int:
     try:
-        files = weight_files(source.path).files
+        return len(weight_files(source.path).files)
     except HistoryError:
-        return "unknown"
-    kinds = sorted({"safetensors" if file.suffix.lower() == ".safetensors" else "torch" for file in files})
-    return f"{' and '.join(kinds)}, {counted(len(files), 'file')}"
+        return 0
 
 
 def _tensors(reader: CheckpointReader, found: Architecture) -> tuple[InspectedTensor, ...]:
@@ -230,6 +245,11 @@ def _part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(part.length(length) if axis == part.axis else length for axis, length in enumerate(shape))
 
 
+def starred(name: str) -> str:
+    """Name of a tensor with a star for each number, so that those of all layers and experts are one."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+
+
 def tensor_table(inspection: Inspection, every: bool = False) -> Result:
     """Return the tensors as rows for people, those that differ in numbers of layers and experts alone in one row.
 
@@ -241,7 +261,7 @@ def tensor_table(inspection: Inspection, every: bool = False) -> Result:
     columns = ["tensor", "count", "shape", "dtype", "role", "matrices", "size", "note"]
     groups: dict[tuple[str, ...], list[InspectedTensor]] = {}
     for one in inspection.tensors:
-        name = one.name if every else re.sub(r"(?<![^.])\d+(?![^.])", "*", one.name)
+        name = one.name if every else starred(one.name)
         groups.setdefault((name, _by(one.shape), one.dtype, one.role, _matrices(one), _note(one)), []).append(one)
     rows = [
         (name, len(some), shape, dtype, role, matrices, format_size(sum(one.n_bytes for one in some)), note)

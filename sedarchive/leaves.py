@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from sedarchive.errors import UnknownNameError
 from sedarchive.roles import ATTENTION, MLP, ROLES, Part
+from sedarchive.words import did_you_mean
 
 DEFAULT_SCOPES = ("all", "trunk", "attention", "mlp", "layer:*")
 
@@ -83,6 +84,13 @@ def resolve_scopes(request: str, leaves: Sequence[Leaf]) -> list[Scope]:
     return _nonempty(resolver(request, value, leaves))
 
 
+def scope_names(leaves: Sequence[Leaf]) -> list[str]:
+    """Names of the scopes that some leaves fill, those of single tensors last."""
+    requests = (*_FIXED, "layer:*", "role:*")
+    grouped = [scope.name for request in requests for scope in resolve_scopes(request, leaves)]
+    return [*grouped, *dict.fromkeys(f"tensor:{name}" for leaf in leaves for name in (leaf.tensor, leaf.name))]
+
+
 def _check_own_name(name: str, request: str) -> None:
     """Refuse a name that means, or looks like, another scope: the tables tell scopes apart by name alone."""
     if name in _FIXED or not re.fullmatch(r"\w[\w.-]*", name):
@@ -94,8 +102,8 @@ def _check_own_name(name: str, request: str) -> None:
 
 def _unknown(request: str) -> str:
     return (
-        f"{request!r} is not a scope; use all, trunk, attention, mlp, layer:N, layer:A-B, layer:*, role:ROLE, role:*, "
-        "tensor:NAME or NAME=glob,glob"
+        f"{request!r} is not a scope{did_you_mean(request, _FORMS)}; use all, trunk, attention, mlp, layer:N, "
+        "layer:A-B, layer:*, role:ROLE, role:*, tensor:NAME or NAME=glob,glob"
     )
 
 
@@ -144,7 +152,7 @@ def _roles(request: str, value: str, leaves: Sequence[Leaf]) -> list[Scope]:
     if value == "*":
         return [scope for role in ROLES for scope in _roles(f"role:{role}", role, leaves)]
     if value not in ROLES:
-        raise UnknownNameError(f"{value!r} is not a role; the roles are {', '.join(ROLES)}")
+        raise UnknownNameError(f"{value!r} is not a role{did_you_mean(value, ROLES)}; the roles are {', '.join(ROLES)}")
     return [Scope(request, _pick(leaves, lambda leaf: leaf.shape is not None and leaf.role == value))]
 
 
@@ -159,3 +167,5 @@ _RESOLVERS: dict[str, Callable[[str, str, Sequence[Leaf]], list[Scope]]] = {
     "role": _roles,
     "tensor": _tensors,
 }
+_FORMS = (*_FIXED, "layer:*", "role:*", *(f"role:{role}" for role in ROLES), "tensor:")
+"""What a mistaken scope is compared with."""

@@ -10,6 +10,7 @@ from sedarchive.recipes import Param, Recipe, absent_values, find_recipes, read_
 from sedarchive.render import write_result
 from sedarchive.result import Result
 from sedarchive.tables import Database, write_parquet
+from sedarchive.words import did_you_mean
 
 
 def answer(database: Path, what: str, params: Mapping[str, str]) -> Result:
@@ -35,11 +36,11 @@ def answer(database: Path, what: str, params: Mapping[str, str]) -> Result:
         return run_sql(tables.connection, asked)
 
 
-def why_no_rows(database: Path, what: str, params: Mapping[str, str]) -> list[str]:
-    """Sentences on the parameters of a question without rows that name what the tables do not have."""
+def why_no_rows(database: Path, what: str, params: Mapping[str, str]) -> dict[str, str]:
+    """Sentences on the parameters of a question, set or left at their defaults, that name what the tables lack."""
     asked = _recipe_or_sql(what)
     if not isinstance(asked, Recipe):
-        return []
+        return {}
     with Database.read(database) as tables:
         return absent_values(tables.connection, asked, params)
 
@@ -52,10 +53,13 @@ def _recipe_or_sql(what: str) -> Recipe | str:
         text = _read_text(Path(what))
         return read_recipe(Path(what)) if text.lstrip().startswith("-- summary:") else text
     if " " not in what.strip():
-        raise UnknownRecipeError(
-            f"there is no recipe {what!r}; the recipes are {', '.join(sorted(recipes))}; SQL goes in quotes"
-        )
+        raise UnknownRecipeError(f"{_no_recipe(what, recipes)}; SQL goes in quotes")
     return what
+
+
+def _no_recipe(name: str, recipes: Mapping[str, Recipe]) -> str:
+    near = did_you_mean(name, recipes)
+    return f"there is no recipe {name!r}{near}; the recipes are {', '.join(sorted(recipes))}"
 
 
 def _read_text(path: Path) -> str:
@@ -140,7 +144,7 @@ def recipe_details(name: str) -> dict[str, Any]:
     """
     recipes = find_recipes()
     if name not in recipes:
-        raise UnknownRecipeError(f"there is no recipe {name!r}; the recipes are {', '.join(sorted(recipes))}")
+        raise UnknownRecipeError(_no_recipe(name, recipes))
     recipe = recipes[name]
     return {
         "name": recipe.name,
@@ -167,8 +171,11 @@ def explain(name: str | None = None) -> Result:
         dictionary = tables.describe()
     rows = [row for row in dictionary.rows if name in (row[0], row[1])]
     if not rows:
-        tables_known = ", ".join(dict.fromkeys(dictionary.column("table")))
-        raise NothingMatchedError(f"no table or column is named {name!r}; the tables are {tables_known}")
+        tables_known = dict.fromkeys(dictionary.column("table"))
+        near = did_you_mean(name, dict.fromkeys([*tables_known, *dictionary.column("column")]))
+        raise NothingMatchedError(
+            f"no table or column is named {name!r}{near}; the tables are {', '.join(tables_known)}"
+        )
     return Result(dictionary.columns, dictionary.types, rows)
 
 

@@ -27,6 +27,7 @@ import duckdb
 
 from sedarchive.errors import RecipeError
 from sedarchive.result import Result
+from sedarchive.words import did_you_mean, few_of
 
 Value = int | float | str
 
@@ -199,7 +200,8 @@ def run_recipe(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Ma
     unknown = sorted(set(values) - set(known))
     if unknown:
         valid = ", ".join(known) or "none at all"
-        raise RecipeError(f"recipe {recipe.name} has no parameter {', '.join(unknown)}; it has {valid}")
+        named = ", ".join(name + did_you_mean(name, known) for name in unknown)
+        raise RecipeError(f"recipe {recipe.name} has no parameter {named}; it has {valid}")
     typed = {name: _typed(recipe.name, known[name], text) for name, text in values.items()}
     return _run(connection, recipe.sql, recipe.name, typed)
 
@@ -212,6 +214,8 @@ _KNOWN = {
     "target": "SELECT DISTINCT name FROM metrics",
 }
 _SHOWN = 20
+NO_TARGET = "no_target"
+"""Status of a row of a recipe for whose run the metric asked for is not logged."""
 
 
 def known_values(connection: duckdb.DuckDBPyConnection, param: str) -> list[str]:
@@ -229,19 +233,26 @@ def known_values(connection: duckdb.DuckDBPyConnection, param: str) -> list[str]
 
 def shortened(names: Sequence[str]) -> str:
     """Names for people, the first twenty at most."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
+    return few_of(names, _SHOWN) or "none"
 
 
-def absent_values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]) -> list[str]:
-    """Why a recipe may give no rows: a sentence on each parameter, set or not, that names what the tables lack."""
-    found = []
+def absent_values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]) -> dict[str, str]:
+    """Why a recipe may say nothing: for each parameter, set or not, that names what the tables lack, a sentence."""
+    found = {}
     for param in recipe.params:
         value = _typed(recipe.name, param, values[param.name]) if param.name in values else param.default
         known = known_values(connection, param.name) if param.name in _KNOWN else []
         if param.name in _KNOWN and value is not None and str(value) not in known:
-            found.append(f"{param.name} {value!r} is not in the database; what it has: {shortened(known)}")
+            near = did_you_mean(str(value), known)
+            found[param.name] = f"{param.name} {value!r} is not in the database{near}; what it has: {shortened(known)}"
     return found
+
+
+def has_usable_rows(result: Result) -> bool:
+    """Whether a result has a row that says more than that the target is missing."""
+    if "status" not in result.columns:
+        return bool(result.rows)
+    return any(status != NO_TARGET for status in result.column("status"))
 
 
 def run_sql(connection: duckdb.DuckDBPyConnection, text: str) -> Result:

@@ -15,17 +15,13 @@ from typing import Any, Literal, TextIO, get_args
 
 from sedarchive.errors import RecipeError
 from sedarchive.result import Result
+from sedarchive.words import counted as counted
 
 Format = Literal["table", "csv", "json", "jsonl", "markdown"]
 _NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "TINYINT", "DECIMAL")
 _SHOWN_OF_LIST = 3
 _PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 """Blanks at the end of a line, which a narrow terminal would wrap into empty lines, with the end of a style."""
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: ``1 file``, ``2 files``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def write_result(result: Result, format: Format, stream: TextIO) -> None:

@@ -167,8 +167,8 @@ def test_json_of_the_reading_commands_stands_alone_on_stdout(place, at, tmp_path
 def test_json_of_the_writing_commands_stands_alone_on_stdout(tmp_path):
     write_safetensors(tmp_path / "run", walk(7))
     archive, database = ["--archive", tmp_path / "a.zarr"], ["--db", tmp_path / "a.duckdb"]
-    (planned,) = data_of(run("ingest", tmp_path / "run", *archive, "--dry-run", "--json"))
-    assert (planned["run"], planned["checkpoints"]) == ("run", 7)
+    (planned,) = data_of(run("ingest", tmp_path / "run", *archive, "--dry-run", "--json"))["runs"]
+    assert (planned["run"], len(planned["steps"])) == ("run", 7)
     (report,) = data_of(run("ingest", tmp_path / "run", *archive, "--json"))
     assert (report["run"], report["added"]) == ("run", 7)
     (plan,) = data_of(run("compute", *archive, *database, "--dry-run", "--json"))

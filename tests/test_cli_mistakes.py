@@ -374,8 +374,8 @@ def test_one_checkpoint_is_said_as_one(tmp_path):
     write_safetensors(tmp_path / "run", walk(1, shapes={"w": (3, 4)}))
     archive = ["--archive", tmp_path / "a.zarr"]
     planned = run_here("ingest", tmp_path / "run", *archive, "--dry-run").stdout
-    assert "run: 1 checkpoint, step 0, from" in planned
-    assert "\n  1 tensor, " in planned
+    assert planned.startswith("1 run, 1 checkpoint to add: ")
+    assert "\nrun: 1 checkpoint, step 0\n" in planned
     assert "run: 1 checkpoint added (48 B), 0 already" in run_here("ingest", tmp_path / "run", *archive).stderr
     said = run_here("compute", *archive, "--db", tmp_path / "a.duckdb", "--window", "5").stderr
     assert "Gram matrices of 1 tensor computed" in said

@@ -201,7 +201,7 @@ def test_links_to_folders_are_not_entered(tmp_path):
     (run,) = find_runs(root)
     assert (run.name, steps(run)) == ("run", [2])
     (root / "run" / "step_2.pt").unlink()
-    with pytest.raises(NoCheckpointsError, match="2 folders behind symbolic links"):
+    with pytest.raises(NoCheckpointsError, match="not entered: 2 links to folders"):
         find_runs(root)
 
 

@@ -378,13 +378,13 @@ def test_a_plan_writes_nothing_and_says_what_ingest_then_does(tmp_path):
     states = walk(3)
     write_trainer(tmp_path / "runs/a", states)
     before = sorted(tmp_path.rglob("*"))
-    (plan,) = plan_ingest([tmp_path / "runs"], IngestOptions())
+    (plan,) = plan_ingest([tmp_path / "runs"], tmp_path / "a.zarr", IngestOptions()).runs
     assert sorted(tmp_path.rglob("*")) == before
-    assert (plan.run, plan.checkpoints, plan.first_step, plan.last_step) == ("a", 3, 10, 30)
-    assert plan.checkpoint_bytes == sum(tensor.numel() * 4 for tensor in states[0].values())
-    assert plan.tensors == len(states[0])
+    assert (plan.run, plan.steps) == ("a", (10, 20, 30))
+    assert plan.model.n_bytes == sum(tensor.numel() * 4 for tensor in states[0].values())
+    assert plan.model.n_tensors == len(states[0])
     (report,) = ingest([tmp_path / "runs"], tmp_path / "a.zarr", IngestOptions())
-    assert report.n_bytes == plan.checkpoint_bytes * plan.checkpoints
+    assert report.n_bytes == plan.model.n_bytes * len(plan.steps)
 
 
 def test_a_tensor_of_one_wide_row_makes_batches_small_rather_than_memory_too_little(tmp_path):

@@ -50,8 +50,8 @@ def test_of_a_folder_the_newest_checkpoint_of_each_run_is_shown(runs):
         "trainer": ("gpt2", "gpt2"),
         "torch": ("gpt_neox", None),
     }
-    assert found["trainer"]["format"] == "safetensors, 1 file"
-    assert found["torch"]["format"] == "torch, 1 file"
+    assert (found["trainer"]["format"], found["trainer"]["n_files"]) == ("Trainer, safetensors", 1)
+    assert (found["torch"]["format"], found["torch"]["n_files"]) == ("PyTorch zip", 1)
 
 
 def test_the_numbers_are_those_of_the_tensors(runs):
@@ -182,8 +182,10 @@ def test_a_family_of_the_users_own_is_used_by_inspect_the_dry_run_and_compute_an
     (found,) = data_of(run_here("inspect", tmp_path / "runs", "--arch", mine, "--json"))
     assert found["architecture"] == "mine"
     archive = ["--archive", analysis.archive]
-    (plan,) = data_of(run_here("ingest", tmp_path / "runs", *archive, "--dry-run", "--arch", mine, "--json"))
-    assert (plan["architecture"], plan["roles"]) == ("mine", {"key": 1, "value": 1})
+    plan = data_of(run_here("ingest", tmp_path / "runs", *archive, "--dry-run", "--arch", mine, "--json"))
+    model = plan["runs"][0]["model"]
+    assert (model["architecture"], model["told_by"]) == ("mine", "by --arch")
+    assert model["roles"] == {role: {"tensors": 1, "parameters": 16} for role in ("key", "value")}
     assert "dry-run" in run_here("ingest", tmp_path / "runs", *archive, "--arch", mine, code=2).stderr
     run_here("ingest", tmp_path / "runs", *archive)
     both = [*archive, "--db", analysis.database]

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
-    {"errors", "sizes", "history", "result", "families", "parts", "roles"},
+    {"errors", "sizes", "words", "history", "result", "families", "parts", "roles"},
     {"floats", "gram", "edge", "modes", "turning", "repulsion", "decay", "windows", "leaders", "nulls", "noise"}
     | {"schedule", "gapflow", "feedback", "drift", "projection", "spectra", "tails", "leaves", "inference"},
     {"plan"},
@@ -28,6 +28,7 @@ NEIGHBOURS = {
     ("history", "errors"),
     ("sizes", "errors"),
     ("families", "errors"),
+    ("families", "words"),
     ("families", "history"),
     ("parts", "families"),
     ("roles", "parts"),
@@ -50,6 +51,7 @@ NEIGHBOURS = {
     ("tails", "spectra"),
     ("inference", "modes"),
     ("tables", "render"),
+    ("preview", "inspection"),
     ("recipes", "tables"),
     ("cluster", "executor"),
 }

@@ -162,7 +162,7 @@ def test_a_malformed_message_is_one_malformed_row(tmp_path, data):
     path = write_events(tmp_path / NAME, data, event(1, simple("loss", 2.0)))
     metrics, (finding,) = read(path)
     assert table(metrics) == {("train_loss", 1): 2.0}
-    assert "1 malformed rows" in finding.detail
+    assert "1 malformed row" in finding.detail
 
 
 def test_negative_steps_and_numbers_that_are_not_finite_are_counted(tmp_path):
@@ -174,8 +174,8 @@ def test_negative_steps_and_numbers_that_are_not_finite_are_counted(tmp_path):
     )
     metrics, (finding,) = read(path)
     assert table(metrics) == {("a", 2): 1.0}
-    assert "1 rows without a step" in finding.detail
-    assert "1 values that are not finite" in finding.detail
+    assert "1 row without a step" in finding.detail
+    assert "1 value not finite" in finding.detail
 
 
 def test_noise_is_a_finding(tmp_path):

@@ -137,8 +137,8 @@ def test_what_is_skipped_is_counted_in_one_finding(tmp_path):
     for words in (
         "3 malformed rows",
         "7 rows without a step",
-        "4 values that are not numbers",
-        "3 values that are not finite",
+        "4 values other than numbers",
+        "3 values not finite",
     ):
         assert words in finding.detail
 
@@ -148,7 +148,7 @@ def test_a_line_without_end_is_one_malformed_row(tmp_path):
     path.write_bytes(b"x" * 3_000_000 + b'\n{"step": 1, "loss": 2}\n')
     metrics, findings = read_metrics([path], tmp_path)
     assert table(metrics) == {("train_loss", 1): 2.0}
-    assert "1 malformed rows" in findings[0].detail
+    assert "1 malformed row" in findings[0].detail
 
 
 @pytest.mark.parametrize(

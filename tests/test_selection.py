@@ -112,8 +112,8 @@ def test_the_options_work_together_on_the_command_line(tmp_path):
     options = ["--every", "2", "--exclude", "step_0.*", "--archive", tmp_path / "a.zarr", "--json"]
     (report,) = data_of(run_here("ingest", tmp_path / "run", *options))
     assert (report["found"], report["added"]) == (3, 3)
-    (plan,) = data_of(run_here("ingest", tmp_path / "run", "--dry-run", *options))
-    assert (plan["first_step"], plan["last_step"], plan["checkpoints"]) == (10, 50, 3)
+    (plan,) = data_of(run_here("ingest", tmp_path / "run", "--dry-run", *options))["runs"]
+    assert (plan["steps"], plan["archived"]) == ([10, 30, 50], 3)
     run_here("ingest", tmp_path / "run", "--steps-map", tmp_path / "absent", code=1)
 
 

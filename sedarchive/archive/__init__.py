@@ -4,6 +4,8 @@ Readable by any Zarr tool; what makes it an archive is that a checkpoint exists
 only once its commit record does, and that every byte is under a digest.
 """
 
+import errno
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ from sedarchive.errors import (
     DamagedArchiveError,
     UnknownNameError,
 )
+from sedarchive.words import did_you_mean, few_of
 
 FORMAT_VERSION = 1
 
@@ -63,7 +66,7 @@ class Archive:
         if not (path / "zarr.json").exists():
             if path.exists() and (not path.is_dir() or any(inner.suffix != ".partial" for inner in path.iterdir())):
                 raise ArchiveNotFoundError(f"{path}: this is something else, not an archive; choose another --archive")
-            path.mkdir(parents=True, exist_ok=True)
+            _make_folder(path)
             content = {"format_version": FORMAT_VERSION, "archive_id": secrets.token_hex(8)}
             attributes = {"sedarchive": {**content, "digest": canonical_digest(content)}}
             zarr.create_group(open_store(path, write=True), attributes=attributes, zarr_format=3)
@@ -83,7 +86,10 @@ class Archive:
             If the archive has no run of that name.
         """
         if name not in self.run_names:
-            raise UnknownNameError(f"{self.path}: no run {name!r}; it holds {', '.join(self.run_names) or 'none'}")
+            near = did_you_mean(name, self.run_names)
+            raise UnknownNameError(
+                f"{self.path}: no run {name!r}{near}; it holds {few_of(self.run_names, 20) or 'none'}"
+            )
         return RunArchive(self.store, self.path, name)
 
     def runs(self) -> list[RunArchive]:
@@ -111,6 +117,17 @@ class Archive:
             with suppress(ArchiveError):
                 RunWriter(open_store(self.path, write=True), self.path, read_sealed(record)["name"], "").clear_up()
                 write_manifest(record.parent)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ArchiveError(
+            f"{path}: no archive can be made here ({error.strerror}); name another place with --archive"
+        ) from error
 
 
 def _run_records(folder: Path) -> Iterator[Path]:

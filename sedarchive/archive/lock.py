@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sedarchive.errors import ArchiveLockedError, SedarchiveError
+from sedarchive.errors import ArchiveError, ArchiveLockedError, SedarchiveError
 
 LOCK_NAME = "writer.lock"
 
@@ -26,9 +26,11 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
     ------
     ArchiveLockedError
         If another process holds it; the message names that process.
+    ArchiveError
+        If nothing can be written there.
     """
     path = archive / LOCK_NAME
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+    with os.fdopen(_opened(path, purpose), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -51,6 +53,18 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
             path.unlink(missing_ok=True)
             raise
         path.unlink(missing_ok=True)
+
+
+def _opened(path: Path, purpose: str) -> int:
+    """Descriptor of the lock's file."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        why = "keeps its Gram matrices in the archive" if purpose == "compute" else "writes into the archive"
+        raise ArchiveError(
+            f"{path.parent}: `sedarchive {purpose}` {why}, and this one cannot be written ({error.strerror}); make it "
+            "writable, or copy it to where you may write and name the copy with --archive"
+        ) from error
 
 
 def was_interrupted(archive: Path) -> bool:

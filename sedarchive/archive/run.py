@@ -25,6 +25,7 @@ from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchive
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.plan.grid import ChunkGrid
+from sedarchive.words import did_you_mean
 
 RUN_RECORD = "run.json"
 MANIFEST = "manifest.json"
@@ -236,7 +237,8 @@ class RunArchive:
             If the run has none.
         """
         if name not in self.tensors:
-            raise UnknownNameError(f"run {self.name} has no tensor {name!r}; `sedarchive status` lists the runs")
+            near = did_you_mean(name, self.tensors)
+            raise UnknownNameError(f"run {self.name} has no tensor {name!r}{near}; run.tensors holds their names")
         return self.tensors[name]
 
     def read(

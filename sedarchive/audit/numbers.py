@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sedarchive.audit.evidence import Evidence, only, percent, steps_text, tensors_text
 from sedarchive.audit.motion import Flags, Motion, copies_out_of_line, leaps, misplaced, returns
 from sedarchive.history import Finding, Severity
-from sedarchive.render import counted
+from sedarchive.words import counted
 
 _CONSENSUS = 0.1
 """Share of the elements whose tensors must show the same at a step where the whole run does not."""

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from sedarchive.cli.common import (
     JsonOption,
     MaxMemOption,
     QuietOption,
+    StepRegexOption,
     WorkersOption,
     checked_family,
     fail,
@@ -27,8 +28,13 @@ from sedarchive.cli.common import (
     say,
     say_findings,
     size_option,
+    terminal_width,
     write_json,
 )
+from sedarchive.words import counted, did_you_mean
+
+if TYPE_CHECKING:
+    from sedarchive.ingest import IngestOptions
 
 
 def _run_name(name: str | None) -> str | None:
@@ -38,40 +44,69 @@ def _run_name(name: str | None) -> str | None:
     return name
 
 
+def _known_codec(name: str) -> str:
+    if name != "none":
+        from sedarchive.archive.store import CODECS
+
+        if name not in CODECS:
+            raise typer.BadParameter(f"{name!r}{did_you_mean(name, CODECS)} is not one of {', '.join(CODECS)}")
+    return name
+
+
+PathsArgument = Annotated[
+    list[Path], typer.Argument(help="Folders with runs, runs, or checkpoints.", show_default=False)
+]
+RunNameOption = Annotated[
+    str | None, typer.Option("--run", callback=_run_name, help="Name of the run, where one is found.")
+]
+StepsPerChunkOption = Annotated[
+    int | None,
+    typer.Option("--steps-per-chunk", min=1, max=64, help="Checkpoints a chunk; 1 suits a run that grows one by one."),
+]
+StepsMapOption = Annotated[
+    Path | None, typer.Option("--steps-map", help="CSV with columns label, step[, tokens]: what each label means.")
+]
+EveryOption = Annotated[
+    int, typer.Option("--every", min=1, help="Take the first checkpoint of a run and each N-th after it.")
+]
+IncludeOption = Annotated[
+    list[str] | None, typer.Option("--include", help="Glob on labels or paths below PATH; repeats.")
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Glob on labels or paths to pass over; repeats.")
+]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", help="Nested key that holds the weights, such as ema or model_ema.")
+]
+CodecOption = Annotated[
+    str,
+    typer.Option("--codec", callback=_known_codec, help="none, lz4 (bf16 shrinks by a quarter) or small (slow)."),
+]
+VerifySourcesOption = Annotated[
+    bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
+]
+AliasesOption = Annotated[
+    Path | None, typer.Option("--aliases", help="TOML file with names in your logs: val_loss = ['dev/nll'].")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be ingested; write nothing.")]
+
+
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Folders with runs, runs, or checkpoints.", show_default=False)],
+    paths: PathsArgument,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
-    run: Annotated[
-        str | None, typer.Option("--run", callback=_run_name, help="Name of the run, where one is found.")
-    ] = None,
-    steps_per_chunk: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Checkpoints a chunk; 1 suits a run that grows one by one.")
-    ] = None,
-    step_regex: Annotated[
-        str | None, typer.Option("--step-regex", help="Regular expression whose first group is the step in a name.")
-    ] = None,
-    steps_map: Annotated[
-        Path | None, typer.Option("--steps-map", help="CSV with columns label, step[, tokens]: what each label means.")
-    ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take the first checkpoint of a run and each N-th after it.")] = 1,
-    include: Annotated[
-        list[str] | None, typer.Option("--include", help="Glob on labels or paths below PATH; repeats.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Glob on labels or paths to pass over; repeats.")
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", help="Nested key that holds the weights, such as ema or model_ema.")
-    ] = None,
-    codec: Annotated[str, typer.Option(help="none, lz4 (bf16 shrinks by a quarter) or small (slow).")] = "none",
-    verify_sources: Annotated[
-        bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
-    ] = False,
-    aliases: Annotated[
-        Path | None, typer.Option("--aliases", help="TOML file with names in your logs: val_loss = ['dev/nll'].")
-    ] = None,
+    run: RunNameOption = None,
+    steps_per_chunk: StepsPerChunkOption = None,
+    step_regex: StepRegexOption = None,
+    steps_map: StepsMapOption = None,
+    every: EveryOption = 1,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    key: KeyOption = None,
+    codec: CodecOption = "none",
+    verify_sources: VerifySourcesOption = False,
+    aliases: AliasesOption = None,
     arch: ArchOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be ingested; write nothing.")] = False,
+    dry_run: DryRunOption = False,
     workers: WorkersOption = DEFAULT_WORKERS,
     max_mem: MaxMemOption = "512MB",
     json_output: JsonOption = False,
@@ -83,43 +118,36 @@ def ingest(
 
     Example: sedarchive ingest runs/
     """
-    from sedarchive.archive.store import CODECS
-    from sedarchive.families import parse_family
     from sedarchive.ingest import IngestOptions
-    from sedarchive.ingest import ingest as ingest_paths
     from sedarchive.logs import Aliases, read_aliases
-    from sedarchive.preview import plan_ingest
     from sedarchive.readers.selection import Selection, read_steps_map
 
-    if codec not in CODECS:
-        raise typer.BadParameter(f"{codec!r} is not one of {', '.join(CODECS)}", param_hint="--codec")
     if arch and not dry_run:
         raise typer.BadParameter("it tells --dry-run what tensors are; give it to compute as well", param_hint="--arch")
-    with handled(GOES_ON):
-        names = read_aliases(aliases) if aliases else Aliases()
+    with handled():
         steps = read_steps_map(steps_map) if steps_map else None
-        selection = Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key)
         options = IngestOptions(
-            run,
-            steps_per_chunk,
-            codec,
-            workers,
-            size_option(max_mem),
-            verify_sources,
-            step_regex,
-            aliases=names,
-            selection=selection,
+            run=run,
+            steps_per_chunk=steps_per_chunk,
+            codec=codec,
+            workers=workers,
+            max_mem=size_option(max_mem),
+            verify_sources=verify_sources,
+            step_pattern=step_regex,
+            aliases=read_aliases(aliases) if aliases else Aliases(),
+            selection=Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key),
         )
-        if dry_run:
-            families = (parse_family(checked_family(arch), str(arch)),) if arch else ()
-            plans = plan_ingest(paths, options, families)
-            if json_output:
-                write_json([asdict(plan) for plan in plans])
-            for plan in plans if not json_output else []:
-                typer.echo(printable(plan.describe()))
-            return
-        with progress_bar(quiet) as progress:
-            reports = ingest_paths(paths, archive, options, progress)
+    if dry_run:
+        _show_plan(paths, archive, options, arch, json_output, quiet)
+    else:
+        _ingest(paths, archive, options, json_output, quiet)
+
+
+def _ingest(paths: list[Path], archive: Path, options: "IngestOptions", json_output: bool, quiet: bool) -> None:
+    from sedarchive.ingest import ingest as ingest_paths
+
+    with handled(GOES_ON), progress_bar(quiet) as progress:
+        reports = ingest_paths(paths, archive, options, progress)
     if json_output:
         write_json([asdict(report) for report in reports])
     for report in reports:
@@ -129,6 +157,25 @@ def ingest(
     for report in refused:
         say(f"error: {printable(report.error or '')}")
     if refused or not any(report.added or report.already for report in reports):
+        raise typer.Exit(FAILED)
+
+
+def _show_plan(
+    paths: list[Path], archive: Path, options: "IngestOptions", arch: Path | None, json_output: bool, quiet: bool
+) -> None:
+    """Show what an ingest would do; exit code 1 if something would stop it."""
+    from sedarchive.families import parse_family
+    from sedarchive.preview import plan_ingest, plan_text
+
+    with handled():
+        families = (parse_family(checked_family(arch), str(arch)),) if arch else ()
+        with progress_bar(quiet) as progress:
+            plan = plan_ingest(paths, archive, options, families, progress)
+    if json_output:
+        write_json(asdict(plan))
+    else:
+        typer.echo(printable(plan_text(plan, terminal_width())))
+    if plan.obstacles:
         raise typer.Exit(FAILED)
 
 
@@ -166,7 +213,6 @@ def verify(archive: ArchiveOption = DEFAULT_ARCHIVE, json_output: JsonOption = F
     Example: sedarchive verify
     """
     from sedarchive.archive.verify import verify as verify_archive
-    from sedarchive.render import counted
 
     with handled():
         if not archive.exists():

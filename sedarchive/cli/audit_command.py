@@ -20,6 +20,7 @@ from sedarchive.cli.common import (
     write_json,
 )
 from sedarchive.history import Finding
+from sedarchive.words import counted
 
 _SEVERITIES = ("error", "warning", "info")
 
@@ -62,8 +63,6 @@ def _show(findings: Sequence[Finding]) -> None:
 
 def _counts(findings: Sequence[Finding]) -> str:
     """``1 error, 2 warnings, 1 note``."""
-    from sedarchive.render import counted
-
     nouns: dict[Any, str] = {"error": "error", "warning": "warning", "info": "note"}
     counts = [(sum(one.severity == severity for one in findings), noun) for severity, noun in nouns.items()]
     return ", ".join(counted(count, noun) for count, noun in counts if count) or "nothing found"

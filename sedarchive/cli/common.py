@@ -1,6 +1,7 @@
 """What the commands share: options, output, progress, and one handler for all errors."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,54 @@ ArchOption = Annotated[
     Path | None, typer.Option("--arch", help="Family file of your own, tried first; `sedarchive arch` tells more.")
 ]
 MaxMemOption = Annotated[str, typer.Option("--max-mem", help="Working memory of all workers, such as 512MB or 2GB.")]
+HeadsOption = Annotated[int | None, typer.Option("--heads", min=1, help="Attention heads, where no config says.")]
+KvHeadsOption = Annotated[
+    int | None, typer.Option("--kv-heads", min=1, help="Key and value heads, where no config says.")
+]
+
+
+def _checked_pattern(text: str | None) -> str | None:
+    """A step pattern that is a regular expression with one group; a usage error if it is none."""
+    if text is not None:
+        from sedarchive.readers.steps import compile_step_pattern
+
+        _usage(compile_step_pattern, text)
+    return text
+
+
+def _checked_scopes(values: list[str] | None) -> list[str] | None:
+    """Scopes that are written as scopes are; a usage error if one is not."""
+    if values:
+        from sedarchive.leaves import resolve_scopes
+
+        for value in values:
+            _usage(resolve_scopes, value, ())
+    return values
+
+
+def _usage(check: Callable[..., object], *values: object) -> None:
+    """Turn what a check raises into a usage error."""
+    try:
+        check(*values)
+    except SedarchiveError as error:
+        raise typer.BadParameter(printable(str(error))) from error
+
+
+StepRegexOption = Annotated[
+    str | None,
+    typer.Option(
+        "--step-regex", callback=_checked_pattern, help="Regular expression whose first group is the step in a name."
+    ),
+]
+ScopesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scope",
+        "-s",
+        callback=_checked_scopes,
+        help="all, trunk, attention, mlp, layer:N or A-B or *, role:R or *, tensor:NAME, NAME=glob,glob. Repeats.",
+    ),
+]
 
 DEFAULT_ARCHIVE = Path("archive.zarr")
 DEFAULT_DATABASE = Path("archive.duckdb")
@@ -71,7 +120,7 @@ def size_option(text: str) -> int:
     try:
         return parse_size(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(str(error), param_hint="--max-mem") from error
 
 
 def checked_family(path: Path) -> str:
@@ -140,11 +189,16 @@ def finding_line(finding: Finding, *others: Finding) -> str:
     return f"  {finding.severity}: {finding.check_name}{f' ({place})' if place else ''}: {finding.detail}"
 
 
+def terminal_width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress on stderr: a bar on a terminal, nothing elsewhere."""
+def progress_bar(quiet: bool, in_lines: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on stderr: a bar on a terminal; elsewhere nothing, or a line at each quarter of a stage."""
     if quiet or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+        yield _quarters() if in_lines and not quiet else lambda stage, done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -159,3 +213,16 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(stages[stage], completed=done, total=total)
 
         yield update
+
+
+def _quarters() -> Callable[[str, int, int], None]:
+    """Progress as lines: one where a stage begins to be seen, and one for each quarter of it."""
+    said: dict[str, int] = {}
+
+    def update(stage: str, done: int, total: int) -> None:
+        quarter = 4 * done // max(total, 1)
+        if said.get(stage) != quarter:
+            said[stage] = quarter
+            say(printable(f"{stage}: {done} of {total}"))
+
+    return update

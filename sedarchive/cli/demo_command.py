@@ -49,7 +49,7 @@ def demo(
         to_train = check_way(folder, settings)
     trained = f"training transformers on addition modulo {settings.modulus}: {' and '.join(to_train)} ..."
     say(trained if to_train else f"{folder} holds both runs, trained with these settings; they are used again")
-    with handled(_AFTER_INTERRUPT), progress_bar(quiet) as progress:
+    with handled(_AFTER_INTERRUPT), progress_bar(quiet, in_lines=True) as progress:
         tour = take_tour(folder, settings, workers, progress)
     if json_output:
         write_json({"rows": tour.table.dicts(), "figure": str(tour.figure), "database": str(tour.database)})

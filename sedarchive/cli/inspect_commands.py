@@ -11,7 +11,10 @@ from sedarchive.cli.common import (
     FAILED,
     FINDINGS,
     ArchOption,
+    HeadsOption,
     JsonOption,
+    KvHeadsOption,
+    StepRegexOption,
     checked_family,
     handled,
     printable,
@@ -24,11 +27,6 @@ if TYPE_CHECKING:
     from sedarchive.inspection import Hints, Inspection
 
 PathArgument = Annotated[Path, typer.Argument(help="A checkpoint, a run, or a folder of runs.", show_default=False)]
-HeadsOption = Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")]
-KvHeadsOption = Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")]
-StepRegexOption = Annotated[
-    str | None, typer.Option("--step-regex", help="Regular expression whose first group is the step in a name.")
-]
 
 arch_app = typer.Typer(
     help="Families of architectures: the names and fused layouts that are known.\n\n"

@@ -1,9 +1,10 @@
 """Commands on the tables: compute, query, recipes, export, explain."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +18,12 @@ from sedarchive.cli.common import (
     ArchiveOption,
     ArchOption,
     DatabaseOption,
+    HeadsOption,
     JsonOption,
+    KvHeadsOption,
     MaxMemOption,
     QuietOption,
+    ScopesOption,
     WorkersOption,
     checked_family,
     handled,
@@ -30,45 +34,101 @@ from sedarchive.cli.common import (
     size_option,
     write_json,
 )
+from sedarchive.words import counted
+
+if TYPE_CHECKING:
+    from sedarchive.compute.refresh import ComputeOptions, RunComputed
+    from sedarchive.result import Result
+
+
+def _known_windows(values: list[str] | None) -> list[str] | None:
+    if values:
+        from sedarchive.compute.requests import parse_windows
+
+        try:
+            parse_windows(values)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return values
+
+
+def _known_dimensions(values: list[str] | None) -> list[str] | None:
+    if values:
+        from sedarchive.compute.requests import parse_dimensions
+
+        try:
+            parse_dimensions(values)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return values
+
+
+def _known_scheduler(name: str) -> str:
+    if name not in ("threads", "serial"):
+        raise typer.BadParameter("use threads or serial")
+    return name
+
+
+def _known_cluster(place: str | None) -> str | None:
+    if place not in (None, "local", "none") and ":" not in place:
+        raise typer.BadParameter(f"{place!r} is not local, tcp://HOST:PORT or none")
+    return place
+
+
+WindowsOption = Annotated[
+    list[str] | None,
+    typer.Option("--window", "-w", callback=_known_windows, help="Updates a window: 10, or 5,10, or 5..30. Repeats."),
+]
+SpectraOption = Annotated[bool, typer.Option("--spectra/--no-spectra", help="Singular values of every matrix.")]
+EveryOption = Annotated[int, typer.Option("--every", min=1, help="Spectra at every so many checkpoints.")]
+ExactOption = Annotated[bool, typer.Option("--exact", help="LAPACK for every matrix.")]
+BandOption = Annotated[
+    int | None, typer.Option("--band", min=2, help="Keep products of updates up to this distance only.")
+]
+RunsInfoOption = Annotated[Path | None, typer.Option("--runs-info", help="CSV with a column run and facts about runs.")]
+SchedulerOption = Annotated[
+    str, typer.Option("--scheduler", callback=_known_scheduler, help="threads (Dask) or serial.")
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        envvar="DASK_SCHEDULER_ADDRESS",
+        callback=_known_cluster,
+        help="Where the sweeps run: local (a process for each worker), tcp://HOST:PORT (its workers) or none.",
+        show_default="none",
+    ),
+]
+ProjectionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--projection",
+        callback=_known_dimensions,
+        help="Errors of random projections to 100, or 50,100, dimensions. Repeats.",
+    ),
+]
+ProjectionSeedsOption = Annotated[
+    int | None, typer.Option("--projection-seeds", min=1, help="Random projections of each.", show_default="3")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")]
 
 
 def compute(
-    window: Annotated[
-        list[str] | None, typer.Option("--window", "-w", help="Updates a window: 10, or 5,10, or 5..30. Repeats.")
-    ] = None,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scope",
-            "-s",
-            help="all, trunk, attention, mlp, layer:N or A-B or *, role:R or *, tensor:NAME, NAME=glob,glob. Repeats.",
-        ),
-    ] = None,
-    spectra: Annotated[bool, typer.Option(help="Singular values of every matrix.")] = True,
-    every: Annotated[int, typer.Option("--every", min=1, help="Spectra at every so many checkpoints.")] = 1,
-    exact: Annotated[bool, typer.Option("--exact", help="LAPACK for every matrix.")] = False,
-    band: Annotated[int | None, typer.Option(min=2, help="Keep products of updates up to this distance only.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, where no config says.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, where no config says.")] = None,
+    window: WindowsOption = None,
+    scope: ScopesOption = None,
+    spectra: SpectraOption = True,
+    every: EveryOption = 1,
+    exact: ExactOption = False,
+    band: BandOption = None,
+    heads: HeadsOption = None,
+    kv_heads: KvHeadsOption = None,
     arch: ArchOption = None,
-    projection: Annotated[
-        list[str] | None,
-        typer.Option("--projection", help="Errors of random projections to 100, or 50,100, dimensions. Repeats."),
-    ] = None,
-    projection_seeds: Annotated[
-        int | None, typer.Option(min=1, help="Random projections of each.", show_default="3")
-    ] = None,
-    runs_info: Annotated[Path | None, typer.Option(help="CSV with a column run and facts about runs.")] = None,
-    scheduler: Annotated[str, typer.Option(help="threads (Dask) or serial.")] = "threads",
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DASK_SCHEDULER_ADDRESS",
-            help="Where the sweeps run: local (a process for each worker), tcp://HOST:PORT (its workers) or none.",
-            show_default="none",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")] = False,
+    projection: ProjectionOption = None,
+    projection_seeds: ProjectionSeedsOption = None,
+    runs_info: RunsInfoOption = None,
+    scheduler: SchedulerOption = "threads",
+    cluster: ClusterOption = None,
+    dry_run: DryRunOption = False,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
     database: DatabaseOption = DEFAULT_DATABASE,
     workers: WorkersOption = DEFAULT_WORKERS,
@@ -82,25 +142,12 @@ def compute(
 
     Example: sedarchive compute --window 10 --scope 'layer:*'
     """
-    from sedarchive.compute.refresh import ComputeOptions, plan_compute
-    from sedarchive.compute.refresh import compute as compute_tables
+    from sedarchive.compute.refresh import ComputeOptions
     from sedarchive.compute.requests import parse_dimensions, parse_windows
 
-    if scheduler not in ("threads", "serial"):
-        raise typer.BadParameter("use threads or serial", param_hint="--scheduler")
-    if cluster not in (None, "local", "none") and ":" not in cluster:
-        raise typer.BadParameter(f"{cluster!r} is not local, tcp://HOST:PORT or none", param_hint="--cluster")
-    try:
-        windows = tuple(parse_windows(window or []))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--window") from error
-    try:
-        projections = tuple(parse_dimensions(projection or []))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--projection") from error
-    with handled(GOES_ON):
+    with handled():
         options = ComputeOptions(
-            windows=windows,
+            windows=tuple(parse_windows(window or [])),
             scopes=tuple(scope or ()),
             spectra=spectra,
             every=every,
@@ -114,29 +161,38 @@ def compute(
             kv_heads=kv_heads,
             arch=checked_family(arch) if arch else None,
             runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
-            projections=projections,
+            projections=tuple(parse_dimensions(projection or [])),
             projection_seeds=projection_seeds,
         )
-        if dry_run:
-            plans = plan_compute(archive, database, options)
-            _show_plans([plan.summary() for plan in plans], json_output)
-            return
-        with progress_bar(quiet) as progress:
-            reports = compute_tables(archive, database, options, progress)
+    if dry_run:
+        _show_plans(archive, database, options, json_output)
+    else:
+        _compute(archive, database, options, json_output, quiet)
+
+
+def _compute(archive: Path, database: Path, options: "ComputeOptions", json_output: bool, quiet: bool) -> None:
+    from sedarchive.compute.refresh import compute as compute_tables
+
+    with handled(GOES_ON), progress_bar(quiet) as progress:
+        reports = compute_tables(archive, database, options, progress)
     if json_output:
         write_json([asdict(report) for report in reports])
     for report in reports:
         say(printable(report.describe()))
         say_findings(report.findings)
+    if _say_unread(reports) or any(report.error for report in reports):
+        raise typer.Exit(FAILED)
+
+
+def _say_unread(reports: "Sequence[RunComputed]") -> bool:
+    """Say which tensors could not be read; whether there are any."""
     left_out = [f"{tensor} of {report.run}" for report in reports for tensor in report.gram.failed]
-    without_spectra = [f"spectra of {tensor} of {report.run}" for report in reports for tensor in report.spectra.failed]
-    unread = left_out + without_spectra
+    without_spectra = [tensor for report in reports for tensor in report.spectra.failed]
     if left_out:
         say(printable(f"error: left out of every scope, since they cannot be read: {', '.join(left_out)}"))
-    if unread:
+    if left_out or without_spectra:
         say("run `sedarchive verify`; once the files are whole again, the same command completes the tables")
-    if unread or any(report.error for report in reports):
-        raise typer.Exit(FAILED)
+    return bool(left_out or without_spectra)
 
 
 def _facts_of_runs(path: Path, archive: Path) -> dict[str, dict[str, str]]:
@@ -150,17 +206,20 @@ def _facts_of_runs(path: Path, archive: Path) -> dict[str, dict[str, str]]:
     return info.facts
 
 
-def _show_plans(plans: list[dict[str, Any]], json_output: bool) -> None:
-    if json_output:
-        write_json(plans)
-        return
+def _show_plans(archive: Path, database: Path, options: "ComputeOptions", json_output: bool) -> None:
+    """Show what the sweeps would read and hold."""
+    from sedarchive.compute.refresh import plan_compute
     from sedarchive.render import write_result
     from sedarchive.result import Result
 
+    with handled():
+        plans = [plan.summary() for plan in plan_compute(archive, database, options)]
+    if json_output:
+        write_json(plans)
+        return
     columns = list(plans[0]) if plans else ["run"]
-    write_result(
-        Result(columns, ["VARCHAR"] * len(columns), [tuple(plan.values()) for plan in plans]), "table", sys.stdout
-    )
+    rows = [tuple(plan.values()) for plan in plans]
+    write_result(Result(columns, ["VARCHAR"] * len(columns), rows), "table", sys.stdout)
 
 
 def _complete_recipes(incomplete: str) -> list[str]:
@@ -198,7 +257,7 @@ def query(
 
     Example: sedarchive query lag_flip -p scope=all
     """
-    from sedarchive.query import answer, choose_format, why_no_rows, write_answer
+    from sedarchive.query import answer, choose_format, write_answer
 
     if json_output and output_format not in (None, "json"):
         raise typer.BadParameter(f"--json and --format {output_format} exclude each other", param_hint="--format")
@@ -207,9 +266,21 @@ def query(
         form = choose_format("json" if json_output else output_format, output)
         result = answer(database, what, values)
         write_answer(result, form, output)
-        if not result.rows:
-            say(printable("\n  ".join(["no rows", *why_no_rows(database, what, values)])))
-            raise typer.Exit(NOTHING)
+        _say_what_is_missing(database, what, values, result)
+
+
+def _say_what_is_missing(database: Path, what: str, values: dict[str, str], result: "Result") -> None:
+    """Say why there is no row, or none that says anything; exit code 4 unless only a default is to blame for that."""
+    from sedarchive.query import why_no_rows
+    from sedarchive.recipes import has_usable_rows
+
+    if has_usable_rows(result):
+        return
+    absent = why_no_rows(database, what, values)
+    head = "no row says anything" if result.rows else "no rows"
+    say(printable("\n  ".join([head, *absent.values()])))
+    if not result.rows or absent.keys() & values.keys():
+        raise typer.Exit(NOTHING)
 
 
 def _pairs(values: list[str]) -> dict[str, str]:
@@ -253,7 +324,6 @@ def export(
     Example: sedarchive export paper/ --format csv
     """
     from sedarchive.export import export as export_tables
-    from sedarchive.render import counted
     from sedarchive.tables import Database
 
     if output_format not in ("csv", "parquet"):

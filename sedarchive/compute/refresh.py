@@ -8,6 +8,7 @@ stops the others.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
@@ -26,15 +27,16 @@ from sedarchive.compute.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
-from sedarchive.leaves import resolve_scopes
+from sedarchive.leaves import resolve_scopes, scope_names
+from sedarchive.plan.budget import worst
 from sedarchive.plan.tasks import SpectraPlan, SweepPlan
-from sedarchive.render import counted
 from sedarchive.sizes import MIB, format_size
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.gram_sweep import GramOutcome, plan_gram_sweep, sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, plan_spectra_sweep
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.tables import Database
+from sedarchive.words import counted, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class RunComputed:
     """(scope, window size) pairs derived; single updates count as a size."""
     too_long: tuple[int, ...] = ()
     """Window sizes asked for that the run has too few checkpoints for."""
+    no_window: str = ""
+    """Why no window at all can be derived, where none can."""
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
 
@@ -102,7 +106,8 @@ class RunComputed:
             return f"{self.run}: {self.error}"
         gram = f"Gram matrices of {counted(self.gram.computed, 'tensor')} computed, {self.gram.reused} reused"
         spectra = f"spectra: {self.spectra.computed} computed, {self.spectra.reused} reused"
-        return f"{self.run}: {gram}; {counted(self.window_sets, 'set')} of windows derived; {spectra}"
+        windows = self.no_window or f"{counted(self.window_sets, 'set')} of windows derived"
+        return f"{self.run}: {gram}; {windows}; {spectra}"
 
 
 def compute(
@@ -138,7 +143,7 @@ def compute(
             _write_empty_runs(tables, runs)
             _forget_other_runs(tables, opened.run_names)
             # a plan that does not fit is refused before anything is read
-            plans = [_plan_run(parts, store, tables, options) for parts in anatomies]
+            plans = _plan_runs(anatomies, store, tables, options)
         cluster = options.cluster if any(plan.reads_weights for plan in plans) else None
         with sweep_executor(cluster, options.executor) as sweeps:
             job = _Job(store, open_database, options, requests, progress, sweeps, across_runs(runs))
@@ -180,11 +185,11 @@ def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list
 
     if not database.exists():
         anatomies, _ = _anatomies(opened.runs(), options)
-        return [_plan_run(parts, opened.store, None, options) for parts in anatomies]
+        return _plan_runs(anatomies, opened.store, None, options)
     with Database.read(database, opened.archive_id) as tables:
         options = _with_recorded(options, tables)
         anatomies, _ = _anatomies(opened.runs(), options)
-        return [_plan_run(parts, opened.store, tables, options) for parts in anatomies]
+        return _plan_runs(anatomies, opened.store, tables, options)
 
 
 def _with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions:
@@ -201,14 +206,35 @@ def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
             database.replace("audit", {"run": run.name}, audit_rows(run.findings))
 
 
+def _plan_runs(
+    anatomies: Sequence[Anatomy], store: CheckedStore, database: Database | None, options: ComputeOptions
+) -> list[RunPlan]:
+    """Plans of all runs; where some do not fit, the refusal names what would do for every one."""
+    makers = [partial(_plan_run, parts, store, database, options) for parts in anatomies]
+    plans = []
+    for at, make in enumerate(makers, start=1):
+        try:
+            plans.append(make())
+        except MemoryBudgetError as error:
+            raise worst(error, makers[at:]) from None
+    return plans
+
+
 def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, options: ComputeOptions) -> RunPlan:
-    workers = options.executor.workers
+    spectra = partial(_plan_spectra, parts, database, options)
     stored = StoredGrams(parts, store, gram_key(parts, options.gram))
-    gram = plan_gram_sweep(parts, stored.missing_tensors(), options.gram, workers)
+    try:
+        gram = plan_gram_sweep(parts, stored.missing_tensors(), options.gram, options.executor.workers)
+    except MemoryBudgetError as error:
+        raise worst(error, [spectra]) from None
+    return RunPlan(parts.run.name, gram, spectra())
+
+
+def _plan_spectra(parts: Anatomy, database: Database | None, options: ComputeOptions) -> SpectraPlan | None:
     if not options.spectra:
-        return RunPlan(parts.run.name, gram, None)
+        return None
     missing = missing_spectra(parts, database, options.every, options.exact)
-    return RunPlan(parts.run.name, gram, plan_spectra_sweep(parts, missing, options.max_mem, workers))
+    return plan_spectra_sweep(parts, missing, options.max_mem, options.executor.workers)
 
 
 def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[list[Anatomy], list[RunComputed]]:
@@ -227,13 +253,14 @@ def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[lis
 def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
     for scope in scopes:
         if not any(resolve_scopes(scope, one.leaves) for one in anatomies):
-            raise UnknownNameError(f"scope {scope!r} matches no tensor of any run; `sedarchive status` shows the runs")
+            near = did_you_mean(scope, dict.fromkeys(name for one in anatomies for name in scope_names(one.leaves)))
+            raise UnknownNameError(
+                f"scope {scope!r} matches no tensor of any run{near}; `sedarchive status` shows the runs, "
+                "`sedarchive inspect PATH` the tensors of a checkpoint"
+            )
 
 
 _OF_RUNS = (
-    *(*CATALOG, *TABLES, *PHASE_TABLES, "couplings", "projections"),
-    *("matrix_spectra", "matrix_stats", "computations"),
-)
     *CATALOG,
     *TABLES,
     *PHASE_TABLES,
@@ -282,6 +309,7 @@ class _Job:
         stored = StoredGrams(parts, self.store, gram_key(parts, self.options.gram))
         report.gram = self._sweep_gram(parts)
         report.too_long = self._too_long(parts, report)
+        report.no_window = self._no_window(parts)
         sizes = {size: size in self.requests.windows_with_null for size in self._inside_band(parts, report)}
         findings = tuple(report.findings)
         try:
@@ -388,6 +416,16 @@ class _Job:
         if too_long:
             sizes = ", ".join(map(str, too_long))
             held = counted(n_checkpoints, "checkpoint")
-            detail = f"no window of {sizes} updates in {held}: W updates need W + 1 checkpoints"
+            longest = f", so the longest here is of {n_checkpoints - 1}" if n_checkpoints > 2 else ""
+            detail = f"no window of {sizes} updates in {held}: W updates need W + 1 checkpoints{longest}"
             report.findings.append(Finding("too_few_checkpoints", "warning", detail))
         return too_long
+
+    def _no_window(self, parts: Anatomy) -> str:
+        """Say why a run has no window of any size, if it has none."""
+        n_checkpoints, shortest = len(parts.run.commits), min(self.requests.windows)
+        if shortest < n_checkpoints:
+            return ""
+        longest = f" (--window {n_checkpoints - 1} is the longest possible)" if n_checkpoints > 2 else ""
+        held = counted(n_checkpoints, "checkpoint")
+        return f"no windows: the shortest, of {shortest} updates, needs {shortest + 1} checkpoints, not {held}{longest}"

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import SedarchiveError, UnknownNameError
+from sedarchive.words import did_you_mean
 
 ROLES = (
     "query", "key", "value", "output", "gate", "up", "down",
@@ -146,7 +147,8 @@ def shipped_text(name: str) -> str:
         If there is no such family.
     """
     if name not in load_families():
-        raise UnknownNameError(f"there is no family {name!r}; there are {', '.join(load_families())}")
+        near = did_you_mean(name, load_families())
+        raise UnknownNameError(f"there is no family {name!r}{near}; there are {', '.join(load_families())}")
     return (resources.files(__name__) / f"{name}.toml").read_text("utf-8")
 
 
@@ -243,4 +245,5 @@ def _split(rule: str, parts: list[str], axis: int = 0) -> Split:
 
 def _check(word: str, allowed: tuple[str, ...], what: str) -> None:
     if word not in allowed:
-        raise ValueError(f"{word!r} is not a {what}; there are {', '.join(filter(None, allowed))}")
+        known = list(filter(None, allowed))
+        raise ValueError(f"{word!r} is not a {what}{did_you_mean(word, known)}; there are {', '.join(known)}")

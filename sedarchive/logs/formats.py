@@ -12,6 +12,21 @@ from sedarchive.logs.wandb import SUMMARY, export_columns, summary_rows
 TEXT_SUFFIXES = frozenset({".log", ".out", ".txt"})
 EVENTS = ".tfevents."
 """Part of the names of TensorBoard's files."""
+_KNOWN = {"trainer_state.json": "Trainer", SUMMARY: "wandb summary"}
+
+
+def log_kind(path: Path) -> str:
+    """What a log is, by its name, in a word or two for people."""
+    name, suffix = path.name, path.suffix.lower()
+    if metric_name(path) is not None:
+        return "MLflow"
+    if EVENTS in name:
+        return "TensorBoard"
+    if name in _KNOWN:
+        return _KNOWN[name]
+    if suffix in TEXT_SUFFIXES:
+        return "printed"
+    return {".csv": "CSV", ".json": "JSON"}.get(suffix, "JSON lines")
 
 
 def read_rows(path: Path, run: str = "") -> Iterator[Row | None]:

@@ -13,6 +13,7 @@ from sedarchive.logs.names import CANONICAL, NO_ALIASES, Aliases, canonical_name
 from sedarchive.logs.rows import STEP_NAMES, Row
 from sedarchive.logs.sessions import Sessions
 from sedarchive.logs.textlogs import TRAINERS
+from sedarchive.words import counted
 
 _SPLIT_NAMES = ("split", "phase")
 _BOOKKEEPING = frozenset({"", *STEP_NAMES, *_SPLIT_NAMES, "_runtime", "_timestamp", "_wandb"})
@@ -63,20 +64,21 @@ class _Log:
             detail = f"{self.path}: it cannot be read as a log ({self.problem[:200]}); what stands before is kept"
             found.append(Finding("unreadable_log", "warning", detail))
         counts = {
-            "malformed rows": self.malformed,
-            "rows without a step": self.stepless,
-            "values that are not numbers": self.not_numbers,
-            "values that are not finite": self.not_finite,
-            "values of steps that a later session logs again": self.superseded,
+            ("malformed row", ""): self.malformed,
+            ("row", " without a step"): self.stepless,
+            ("value", " other than numbers"): self.not_numbers,
+            ("value", " not finite"): self.not_finite,
+            ("value", " of steps that a later session logs again"): self.superseded,
         }
         if any(counts.values()):
-            words = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+            words = ", ".join(f"{counted(count, noun)}{rest}" for (noun, rest), count in counts.items() if count)
             found.append(Finding("skipped_log_values", "info", f"{self.path}: skipped {words}"))
         elif not self.values and not self.problem:
             known = f"; the trainers known are {', '.join(TRAINERS)}" if _is_text(self.path) else ""
             found.append(Finding("no_log_values", "info", f"{self.path}: it holds no number with its step{known}"))
         if n_conflicts:
-            detail = f"{self.path}: {n_conflicts} values differ from ones read before for the same step; the first stay"
+            values = counted(n_conflicts, "value")
+            detail = f"{self.path}: {values} unlike what was read before for the same step; the first stay"
             found.append(Finding("conflicting_log_values", "info", detail))
         return found
 

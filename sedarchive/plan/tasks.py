@@ -7,14 +7,14 @@ Memory is in bytes throughout.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import groupby, islice
 from math import ceil
 from typing import TypeVar
 
-from sedarchive.errors import MemoryBudgetError
+from sedarchive.plan.budget import Need, check_fits
 from sedarchive.plan.grid import ChunkGrid, MatrixLayout, TensorLayout
 from sedarchive.plan.memory import (
     copies_bytes,
@@ -24,7 +24,8 @@ from sedarchive.plan.memory import (
     spectra_block_bytes,
     spectra_held_bytes,
 )
-from sedarchive.sizes import MIB, format_size
+from sedarchive.sizes import MIB
+from sedarchive.words import counted
 
 Item = TypeVar("Item")
 
@@ -42,8 +43,8 @@ DEFAULT_BAND = 64
 """Band kept beyond that: windows of up to 64 updates, and comparisons inside it."""
 
 
-def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
-    """Workers that may copy tensors at once; ``grids`` holds each tensor's grid and bytes a row.
+def ingest_workers(grids: Mapping[str, tuple[ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
+    """Workers that may copy tensors at once; ``grids`` holds each tensor's grid and bytes a row, by its name.
 
     A worker holds a slab at the ``n_steps`` checkpoints of a batch, and zarr its chunks, encoded and decoded.
 
@@ -52,10 +53,14 @@ def ingest_workers(grids: Sequence[tuple[ChunkGrid, int]], n_steps: int, max_mem
     MemoryBudgetError
         If one slab does not fit ``max_mem``.
     """
-    largest = max((grid.slab_rows * row_bytes * max(n_steps, grid.steps) for grid, row_bytes in grids), default=0)
-    needed = copies_bytes(largest, 1)
-    _check_fits("of the batch", f"one slab at {n_steps} steps", needed, max_mem)
-    return max(1, min(workers, max_mem // max(needed, 1)))
+    slab = f"a slab at {counted(n_steps, 'step')}"
+    needs = [
+        Need(name, slab, copies_bytes(grid.slab_rows * row_bytes, max(n_steps, grid.steps)))
+        for name, (grid, row_bytes) in grids.items()
+    ]
+    check_fits(needs, max_mem)
+    most = max((need.n_bytes for need in needs), default=0)
+    return max(1, min(workers, max_mem // max(most, 1)))
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def plan_gram(
     size = _GramSize(n_steps, band, max_mem)
     blocks: list[_GramBlock] = []
     decodes, read_bytes = 1, 0
-    for layout in layouts:
-        n_rows = size.rows_that_fit(layout)
+    fitting = [size.rows_that_fit(layout) for layout in layouts]
+    check_fits(map(size.need, layouts, fitting), max_mem)
+    for layout, n_rows in zip(layouts, fitting, strict=True):
         bands = ceil(layout.grid.slab_rows / n_rows)
         decodes = max(decodes, bands)
         read_bytes += bands * n_steps * layout.grid.rows * layout.row_bytes
@@ -111,9 +117,9 @@ def plan_gram(
     held = [_TaskMemory(max(one.working for one in task), sum(one.result for one in task)) for task in tasks]
     # beside them, the sums of the tensor under way
     pending = max((one.result for one in blocks), default=0)
-    fitting, projected = _most_workers(held, pending, max_mem, workers)
+    at_once, projected = _most_workers(held, pending, max_mem, workers)
     return SweepPlan(
-        tuple(tuple(one.block for one in task) for task in tasks), n_steps, read_bytes, decodes, projected, fitting
+        tuple(tuple(one.block for one in task) for task in tasks), n_steps, read_bytes, decodes, projected, at_once
     )
 
 
@@ -144,12 +150,15 @@ class _GramSize:
                 yield _GramBlock(block, self.n_steps * (block.stop - at) * layout.row_bytes, working, result)
 
     def rows_that_fit(self, layout: TensorLayout) -> int:
-        """Rows of a block."""
+        """Rows of a block; one, where nothing fits."""
         n_rows = layout.grid.slab_rows
         while n_rows > 1 and not self._is_small(layout, n_rows):
             n_rows = ceil(n_rows / 2)
-        _check_fits(layout.tensor, f"one row at {self.n_steps} steps", self._needed(layout, n_rows), self.max_mem)
         return n_rows
+
+    def need(self, layout: TensorLayout, n_rows: int) -> Need:
+        """Memory without which a tensor is not swept in blocks of ``n_rows`` rows."""
+        return Need(layout.tensor, f"one row at {counted(self.n_steps, 'step')}", self._needed(layout, n_rows))
 
     def _is_small(self, layout: TensorLayout, n_rows: int) -> bool:
         """Whether several such blocks may be read, and one worked on: what rows do not change is not cut by rows."""
@@ -164,14 +173,6 @@ class _GramSize:
 
     def _working(self, layout: TensorLayout, n_rows: int) -> int:
         return gram_block_bytes(layout, n_rows, self.n_steps, self.band)
-
-
-def _check_fits(tensor: str, what: str, needed: int, max_mem: int) -> None:
-    if needed > max_mem:
-        raise MemoryBudgetError(
-            f"tensor {tensor}: {what} needs {format_size(needed)}, more than the {format_size(max_mem)} given; "
-            f"use --max-mem {ceil(needed / 10**6)}MB"
-        )
 
 
 @dataclass(frozen=True)
@@ -238,8 +239,9 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
     weights: list[int] = []
     working: dict[StepBlock, int] = {}
     decodes, read_bytes = 1, 0
-    for matrix, slots in matrices:
-        held = _steps_that_fit(matrix, max_mem)
+    fitting = [_steps_that_fit(matrix, max_mem) for matrix, _ in matrices]
+    check_fits((_need(matrix, held) for (matrix, _), held in zip(matrices, fitting, strict=True)), max_mem)
+    for (matrix, slots), held in zip(matrices, fitting, strict=True):
         decodes = max(decodes, ceil(matrix.layout.grid.steps / held))
         flops = sum(m * n * min(m, n) + 10 * min(m, n) ** 3 for m, n in matrix.shapes)
         for group in _by_chunk(slots, matrix.layout.grid.steps):
@@ -251,8 +253,8 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
                 read_bytes += matrix.layout.grid.rows * matrix.layout.row_bytes * len(group)
     tasks = tuple(_grouped(blocks, weights, TASK_FLOPS))
     memory = [_TaskMemory(max(working[block] for block in task)) for task in tasks]
-    fitting, projected = _most_workers(memory, 0, max_mem, workers)
-    return SpectraPlan(tasks, read_bytes, decodes, projected, fitting)
+    at_once, projected = _most_workers(memory, 0, max_mem, workers)
+    return SpectraPlan(tasks, read_bytes, decodes, projected, at_once)
 
 
 def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
@@ -262,8 +264,11 @@ def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
         or spectra_block_bytes(matrix, held) > max_mem
     ):
         held = ceil(held / 2)
-    _check_fits(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held), max_mem)
     return held
+
+
+def _need(matrix: MatrixLayout, held: int) -> Need:
+    return Need(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held))
 
 
 def _by_chunk(slots: Sequence[int], steps: int) -> Iterable[list[int]]:

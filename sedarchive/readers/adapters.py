@@ -25,12 +25,9 @@ def adapter_findings(checkpoint: Path) -> list[Finding]:
     OSError
         If the folder cannot be listed.
     """
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    names = frozenset(path.name for path in folder.iterdir())
-    adapted = checkpoint.name in _WEIGHTS or (checkpoint.is_dir() and any(name in names for name in _WEIGHTS))
-    if not adapted or (checkpoint.is_dir() and has_standard_weights(names)):
+    if not is_adapter(checkpoint):
         return []
-    config = _config(folder / _CONFIG)
+    config = _config((checkpoint if checkpoint.is_dir() else checkpoint.parent) / _CONFIG)
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")
     rank = f" of rank {config['r']}" if isinstance(config.get("r"), int) else ""
     detail = (
@@ -40,6 +37,20 @@ def adapter_findings(checkpoint: Path) -> list[Finding]:
         "merge them (merge_and_unload) and save the model where the whole is wanted"
     )
     return [Finding("adapter", "warning", detail)]
+
+
+def is_adapter(checkpoint: Path) -> bool:
+    """Whether a checkpoint, file or folder, holds adapters and no whole model.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be listed.
+    """
+    if not checkpoint.is_dir():
+        return checkpoint.name in _WEIGHTS
+    names = frozenset(path.name for path in checkpoint.iterdir())
+    return any(name in names for name in _WEIGHTS) and not has_standard_weights(names)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class CheckpointReader(Protocol):
         What was noticed: opaque globals in a pickle, optimizer state passed over, dropped entries.
     meta
         Plain values beside the weights (``iter_num``, ``config``, settings of the ``optimizer``); {} without any.
+    format
+        What it is, from the outside in: ``safetensors``, ``Trainer, sharded safetensors``, ``Lightning, PyTorch zip``.
     """
 
     @property
@@ -49,6 +51,8 @@ class CheckpointReader(Protocol):
     def findings(self) -> tuple[Finding, ...]: ...
     @property
     def meta(self) -> Mapping[str, Any]: ...
+    @property
+    def format(self) -> str: ...
 
     def read_rows(self, tensor: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Rows as an array (stop - start, columns) of the storage type, C-contiguous; safe from several threads.
@@ -73,6 +77,8 @@ class Contents:
     ties: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    format: str = ""
+    """What the file, or the whole checkpoint, is."""
 
 
 class ByteRangeReader:
@@ -89,6 +95,7 @@ class ByteRangeReader:
         self.ties: Mapping[str, str] = MappingProxyType({names[a]: names[b] for a, b in contents.ties.items()})
         self.findings = tuple(replace(finding, step=source.step) for finding in contents.findings)
         self.meta = MappingProxyType(dict(contents.meta))
+        self.format = contents.format
 
     def read_rows(self, tensor: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` of `tensor`; see :meth:`CheckpointReader.read_rows`.

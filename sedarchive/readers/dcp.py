@@ -25,6 +25,7 @@ from sedarchive.readers.torchobjects import Storage, StoredTensor, TorchPickle, 
 from sedarchive.readers.torchzip import Known, parse_stored
 from sedarchive.readers.unpickle import PICKLE_LIMIT, Opaque, interpret_bytes
 from sedarchive.readers.weights import as_mapping, find_weights
+from sedarchive.words import counted
 
 METADATA = ".metadata"
 CHUNK_SUFFIX = ".distcp"
@@ -223,8 +224,8 @@ def _flat_findings(tensors: Mapping[str, View]) -> list[Finding]:
     if not flat:
         return []
     detail = (
-        f"{len(flat)} tensors such as {flat[0][:80]} are FSDP's flattened parameters, which have neither the names nor "
-        "the shapes of the model: save with StateDictType.SHARDED_STATE_DICT or FULL_STATE_DICT"
+        f"{counted(len(flat), 'tensor')} such as {flat[0][:80]}: flattened parameters of FSDP, without the names and "
+        "the shapes of the model; save with StateDictType.SHARDED_STATE_DICT or FULL_STATE_DICT"
     )
     return [Finding("flat_parameters", "warning", detail)]
 
@@ -232,8 +233,9 @@ def _flat_findings(tensors: Mapping[str, View]) -> list[Finding]:
 def _unread_findings(index: _Index) -> list[Finding]:
     if not index.unread:
         return []
-    detail = f"{len(index.unread)} tensors such as {index.unread[0][:80]} have an element type that is not known"
-    return [Finding("dropped_entry", "warning", f"{detail}; they are missing from the history")]
+    some = f"{counted(len(index.unread), 'tensor')} such as {index.unread[0][:80]}"
+    detail = f"{some}: of an element type that is not known, and missing from the history"
+    return [Finding("dropped_entry", "warning", detail)]
 
 
 class _ChunkReader:

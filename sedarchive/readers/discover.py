@@ -27,6 +27,7 @@ from sedarchive.readers.steps import (
     names_checkpoint,
 )
 from sedarchive.sizes import MIB
+from sedarchive.words import counted
 
 _CONFIG_LIMIT = 16 * MIB
 _LOOKED_FOR = (
@@ -127,7 +128,8 @@ class _Finder:
                 findings.append(Finding(worth[0].check_name, worth[0].severity, detail))
         unused = set(self._selection.steps or ()) - self._named
         if unused:
-            detail = f"{len(unused)} labels of --steps-map name nothing here, such as {min(unused)[:80]}"
+            labels = counted(len(unused), "label")
+            detail = f"{labels} of --steps-map without a checkpoint here, such as {min(unused)[:80]}"
             findings.append(Finding("steps_map", "warning", detail))
         return findings
 
@@ -146,7 +148,7 @@ class _Finder:
                 return self._some(list(filter(None, [self._run(self._root, draft)])))
         if _weights_in(self._root):
             return self._single()
-        links = f"; {self._links} folders behind symbolic links were not entered" if self._links else ""
+        links = f"; not entered: {counted(self._links, 'link')} to folders" if self._links else ""
         seen = [finding.detail for draft in self._drafts.values() for finding in draft.findings]
         seen_words = f"; seen: {'; '.join(seen[:3])}" if seen else ""
         raise NoCheckpointsError(f"{self._root}: no checkpoints found; looked for {_LOOKED_FOR}{links}{seen_words}")

@@ -13,6 +13,7 @@ from sedarchive.history import Finding
 from sedarchive.readers.candidates import Candidate, Draft
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.steps import StepName
+from sedarchive.words import counted
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _SHARED = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
@@ -166,7 +167,7 @@ def _indices(draft: Draft) -> list[Finding]:
     if not labels:
         return []
     detail = (
-        f"{len(labels)} revisions such as {labels[0]}: the number may count checkpoints, not steps (LLM360 names them "
-        "so), and stands as the step; give the real ones with --steps-map FILE (CSV: label, step, tokens)"
+        f"{counted(len(labels), 'revision')} such as {labels[0]}: the number may count checkpoints, not steps (LLM360 "
+        "names them so), and stands as the step; give the real ones with --steps-map FILE (CSV: label, step, tokens)"
     )
     return [Finding("index_as_step", "warning", detail)]

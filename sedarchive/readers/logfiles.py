@@ -53,6 +53,11 @@ def find_logs(
     return tuple(dict.fromkeys(found)), search.findings()
 
 
+def is_log_name(name: str) -> bool:
+    """Whether a file of this name is taken for a log where logs are looked for."""
+    return _LOG_NAME.fullmatch(name) is not None
+
+
 class _Search:
     """One search for the logs of one run."""
 
@@ -75,7 +80,7 @@ class _Search:
 
     def beside(self, place: Path) -> Iterator[Path]:
         """Logs that lie in a folder itself, newest first."""
-        files = [path for path in self._entries(place) if _LOG_NAME.fullmatch(path.name) and path.is_file()]
+        files = [path for path in self._entries(place) if is_log_name(path.name) and path.is_file()]
         yield from (path for path in sorted(files, key=_age, reverse=True) if self.stays(path))
 
     def below(self, place: Path) -> Iterator[Path]:
@@ -124,7 +129,7 @@ def _is_log(parts: tuple[str, ...], kind: str) -> bool:
         return parts[-2:-1] == ("files",) and parts[-1] in ("wandb-summary.json", "wandb-history.jsonl", "output.log")
     if kind == "mlruns":
         return len(parts) > 3 and parts[2] == "metrics"
-    return _LOG_NAME.fullmatch(parts[-1]) is not None
+    return is_log_name(parts[-1])
 
 
 def _age(path: Path) -> tuple[int, list[str | int]]:

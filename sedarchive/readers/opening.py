@@ -14,6 +14,7 @@ from sedarchive.readers.dcp import dcp_contents
 from sedarchive.readers.deepspeed import universal_contents, zero3_contents
 from sedarchive.readers.faults import reading, unreadable
 from sedarchive.readers.folder import WeightFiles, weight_files
+from sedarchive.readers.formats import format_name
 from sedarchive.readers.safetensors import header_length, parse_safetensors
 from sedarchive.readers.torchfile import torch_contents
 from sedarchive.readers.torchlegacy import parse_torchlegacy
@@ -50,6 +51,7 @@ def open_checkpoint(source: CheckpointSource, spool: Path | None = None) -> Chec
             contents = _plain(found, source.key, spool, files, stack)
         else:
             contents = _distributed(found, source.key)
+        contents = replace(contents, format=format_name(source.path, contents.format))
         reader = ByteRangeReader(source, contents, files)
         stack.pop_all()
     return reader
@@ -77,8 +79,11 @@ def _distributed(found: WeightFiles, key: str | None) -> Contents:
     """Contents of a layout of many files, each opened when it is read."""
     folder = found.folder or found.files[0].parent
     if found.layout == "dcp":
-        return dcp_contents(folder, key)
-    contents = zero3_contents(found.files) if found.layout == "zero3" else universal_contents(found.files)
+        return _named(dcp_contents(folder, key), "DCP")
+    if found.layout == "zero3":
+        contents = _named(zero3_contents(found.files), "DeepSpeed ZeRO-3")
+    else:
+        contents = _named(universal_contents(found.files), "DeepSpeed universal")
     return contents if key is None else _under_key(contents, key, folder)
 
 
@@ -101,9 +106,10 @@ def _parse(file: RandomAccessFile, spool: Path | None, key: str | None) -> tuple
         return _safetensors(file, key), None
     start = file.read_at(0, min(file.size, 512))
     if start[:4] == b"PK\x03\x04":
-        return parse_torchzip(file, spool, partial(torch_contents, key=key))
+        contents, spooled = parse_torchzip(file, spool, partial(torch_contents, key=key))
+        return _named(contents, "PyTorch zip"), spooled
     if start[0] == 0x80:
-        return parse_torchlegacy(file, partial(torch_contents, key=key)), None
+        return _named(parse_torchlegacy(file, partial(torch_contents, key=key)), "PyTorch legacy"), None
     if start[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
         way_out = "load it with torch.load and save it again with any later PyTorch"
         raise unreadable(file.path, "it is in the tar format of PyTorch before 0.1.10, which is not read", way_out)
@@ -112,8 +118,13 @@ def _parse(file: RandomAccessFile, spool: Path | None, key: str | None) -> tuple
     raise unreadable(file.path, "it is neither safetensors nor a file of torch.save", "save it as safetensors")
 
 
+def _named(contents: Contents, container: str) -> Contents:
+    """Contents with the name of their format, which may tell who saved them already."""
+    return replace(contents, format=", ".join(filter(None, (contents.format, container))))
+
+
 def _safetensors(file: RandomAccessFile, key: str | None) -> Contents:
-    contents = parse_safetensors(file)
+    contents = _named(parse_safetensors(file), "safetensors")
     return contents if key is None else _under_key(contents, key, file.path)
 
 
@@ -134,6 +145,7 @@ def _joined(found: WeightFiles, parts: dict[str, Contents]) -> Contents:
             {**joined.tensors, **part.tensors},
             {**joined.ties, **part.ties},
             (*joined.findings, *part.findings),
+            format=f"sharded {part.format}",
         )
     return joined
 

@@ -11,6 +11,7 @@ from sedarchive.history import DTYPES, Finding
 from sedarchive.readers.byteranges import ByteView, RandomAccessFile
 from sedarchive.readers.contents import Contents
 from sedarchive.readers.faults import unreadable
+from sedarchive.readers.formats import saved_by
 from sedarchive.readers.torchobjects import Storage, StoredTensor
 from sedarchive.readers.weights import find_weights
 
@@ -63,7 +64,8 @@ def torch_contents(found: TorchObject, key: str | None = None) -> Contents:
     views = {name: found.view(tensor) for name, tensor in weights.tensors.items()}
     meta = {name: _scalar(value, found) for name, value in weights.meta.items()}
     meta = {name: value for name, value in meta.items() if value is not None}
-    return Contents(views, find_ties(weights.tensors), (*opaque_finding(found.opaque), *weights.findings), meta)
+    findings = (*opaque_finding(found.opaque), *weights.findings)
+    return Contents(views, find_ties(weights.tensors), findings, meta, saved_by(found.root))
 
 
 def find_ties(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:

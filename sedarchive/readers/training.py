@@ -108,7 +108,7 @@ def _sources(
     """Names and settings of all that may say how the run was trained, the surest first."""
     if source.config:
         yield "config.json", source.config
-    for path in _paths(source):
+    for path in settings_files(source):
         try:
             yield path.name if path.parent == source.folder else f"{path.parent.name}/{path.name}", read_settings(path)
         except (SedarchiveError, OSError, ValueError, RecursionError) as error:
@@ -122,7 +122,7 @@ def _sources(
         yield "the optimizer in the checkpoint", settings
 
 
-def _paths(source: RunSource) -> Iterator[Path]:
+def settings_files(source: RunSource) -> Iterator[Path]:
     """Settings files beside the run, its last checkpoint and its logs, each once; links are not followed."""
     last = source.checkpoints[-1].path
     folders = [source.folder, last if last.is_dir() else last.parent, *(log.parent for log in source.logs)]

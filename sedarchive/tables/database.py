@@ -32,6 +32,7 @@ _READ_OPTIONS: dict[str, Any] = {
 }
 _RETRY_SECONDS = 0.1
 _INCOMING = "incoming_rows"
+_NO_ACCESS = ("Permission denied", "Read-only file system", "No such file or directory", "Is a directory")
 
 
 @dataclass(frozen=True)
@@ -375,6 +376,9 @@ def _why_not_opened(path: Path, message: str) -> str:
         return f"{path} was written by a newer DuckDB; upgrade with `pip install -U duckdb`, or name another with --db"
     if "not a valid DuckDB database" in message:
         return f"{path} is not a DuckDB database; name another file with --db"
+    denied = next((cause for cause in _NO_ACCESS if cause in message), None)
+    if denied:
+        return f"{path} cannot be opened or made ({denied}); name a file in a folder that you may write with --db"
     return f"{path} cannot be opened: {message.splitlines()[0]}"
 
 

@@ -1,0 +1,152 @@
+"""The plan of an ingest: what would be archived and how it is understood, what it costs, and what stops it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sedarchive.archive import Archive
+from sedarchive.errors import ArchiveError, MemoryBudgetError
+from sedarchive.executor import Progress, no_progress
+from sedarchive.families import Family
+from sedarchive.history import Finding, RunSource
+from sedarchive.ingest import IngestOptions, find_sources
+from sedarchive.inspection import Hints
+from sedarchive.logs import coverage_findings
+from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes, memory_refusal
+from sedarchive.preview.model import ModelPlan, plan_model
+from sedarchive.preview.runlogs import LogPlan, look_at_logs
+from sedarchive.preview.strays import PassedOver, passed_over
+from sedarchive.preview.survey import survey_run
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What ingest would do for one run."""
+
+    run: str
+    folder: str
+    steps: tuple[int, ...]
+    """Of the checkpoints that can be read."""
+    unreadable: int
+    """Checkpoints that cannot be."""
+    archived: int
+    """Readable ones that the archive holds already."""
+    formats: tuple[str, ...]
+    """Formats of the checkpoints, the commonest first."""
+    model: ModelPlan | None
+    """What the newest readable checkpoint holds; None if there is none."""
+    logs: tuple[LogPlan, ...]
+    disk_bytes: int
+    """What the new checkpoints would take in the archive, without a codec."""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """What ingest would do."""
+
+    archive: str
+    runs: tuple[RunPlan, ...]
+    new_checkpoints: int
+    disk_bytes: int
+    disk_free: int | None
+    """Where the archive is, or would be; None if that cannot be told."""
+    passed_over: tuple[PassedOver, ...]
+    """Files and folders that belong to no run."""
+    obstacles: tuple[str, ...]
+    """What would stop the ingest, or that of a run."""
+
+
+def plan_ingest(
+    paths: Sequence[Path],
+    archive: Path,
+    options: IngestOptions,
+    families: Sequence[Family] = (),
+    progress: Progress = no_progress,
+) -> IngestPlan:
+    """What :func:`sedarchive.ingest.ingest` would add: headers and logs are read, no weights, and nothing is written.
+
+    Parameters
+    ----------
+    paths
+        Folders with runs, runs, or checkpoints.
+    archive
+        Where the archive is or would be; checkpoints that it holds are counted apart.
+    options
+        As for the ingest itself.
+    families
+        The user's own, tried before the shipped ones.
+    progress
+        Called after each checkpoint.
+
+    Raises
+    ------
+    NoCheckpointsError
+        If there is no run at all.
+    """
+    sources, refused = find_sources(paths, options)
+    archived = _archived_steps(archive)
+    obstacles = [f"{report.run}: {report.error}" for report in refused]
+    runs, too_large = [], []
+    for source in sources:
+        held = archived.get(source.name, ("", ()))
+        obstacles += _other_run(source, *held)
+        run, refusal = _plan_run(source, frozenset(held[1]), options, families, progress)
+        runs.append(run)
+        too_large += [refusal] if refusal else []
+    if too_large:
+        obstacles.append(str(max(too_large, key=lambda refusal: refusal.needed)))
+    needed = sum(run.disk_bytes for run in runs)
+    return IngestPlan(
+        archive=str(archive),
+        runs=tuple(runs),
+        new_checkpoints=sum(len(run.steps) - run.archived for run in runs),
+        disk_bytes=needed,
+        disk_free=free_bytes(archive),
+        passed_over=tuple(group for path in paths for group in passed_over(path, sources, options)),
+        obstacles=(*obstacles, *archive_obstacles(archive, needed)),
+    )
+
+
+def _archived_steps(archive: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Source and steps of each run in the archive; {} if there is none that can be read."""
+    try:
+        return {run.name: (str(run.record["source"]), run.steps) for run in Archive(archive).runs()}
+    except ArchiveError:
+        return {}
+
+
+def _other_run(source: RunSource, held_from: str, held: Sequence[int]) -> list[str]:
+    """Refusal of a run whose name another one has in the archive."""
+    common = set(held) & {checkpoint.step for checkpoint in source.checkpoints}
+    if not held or common or held_from == str(source.folder):
+        return []
+    return [f"{source.name}: the archive has a run of this name from {held_from}; name this one with --run NAME"]
+
+
+def _plan_run(
+    source: RunSource,
+    archived: frozenset[int],
+    options: IngestOptions,
+    families: Sequence[Family],
+    progress: Progress,
+) -> tuple[RunPlan, MemoryBudgetError | None]:
+    """Plan of one run, and why its tensors do not fit into memory if they do not."""
+    survey = survey_run(source, archived, Hints(families=tuple(families)), progress)
+    steps = tuple(checkpoint.step for checkpoint in survey.readable)
+    logs, metrics, log_findings = look_at_logs(source, options.aliases)
+    missing = coverage_findings(steps, metrics)
+    held = sum(step in archived for step in steps)
+    run = RunPlan(
+        run=source.name,
+        folder=str(source.folder),
+        steps=steps,
+        unreadable=len(source.checkpoints) - len(steps),
+        archived=held,
+        formats=survey.formats,
+        model=plan_model(survey.newest, families) if survey.newest else None,
+        logs=tuple(logs),
+        disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
+        findings=(*source.findings, *survey.findings, *log_findings, *missing),
+    )
+    return run, memory_refusal(survey.slots, len(steps) - held, options)

@@ -1,0 +1,97 @@
+"""One look at the header of every checkpoint of a run: which can be read, what they hold, where it would be stored."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sedarchive.errors import HistoryError
+from sedarchive.executor import Progress
+from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.inspection import Hints, Inspection, inspect_reader
+from sedarchive.readers import CheckpointReader, open_checkpoint
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the headers of a run say."""
+
+    readable: tuple[CheckpointSource, ...]
+    """Checkpoints that can be opened, in step order."""
+    formats: tuple[str, ...]
+    """Formats that they have, the commonest first."""
+    slots: Mapping[TensorSpec, tuple[int, ...]]
+    """Stored tensors of those that are not archived yet, and in which of these, counted from 0, each stands."""
+    newest: Inspection | None
+    """What the last of them holds; None if there is none."""
+    findings: tuple[Finding, ...]
+    """What was noticed in them, and on each that cannot be opened why."""
+
+
+@dataclass
+class _Headers:
+    """Headers seen so far."""
+
+    archived: Collection[int]
+    readable: list[CheckpointSource] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    slots: dict[TensorSpec, list[int]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    _n_new: int = 0
+
+    def add(self, checkpoint: CheckpointSource, reader: CheckpointReader) -> None:
+        """Take in one checkpoint."""
+        self.readable.append(checkpoint)
+        self.formats[reader.format] += 1
+        self.findings += [replace(found, step=checkpoint.step) for found in reader.findings]
+        if checkpoint.step in self.archived:
+            return
+        for name, spec in reader.specs.items():
+            if name not in reader.ties:
+                self.slots.setdefault(spec, []).append(self._n_new)
+        self._n_new += 1
+
+
+def survey_run(source: RunSource, archived: Collection[int], hints: Hints, progress: Progress) -> Survey:
+    """Open every checkpoint of a run, one after the other.
+
+    Parameters
+    ----------
+    source
+        The run as it was found.
+    archived
+        Steps that the archive holds already.
+    hints
+        What the user tells of the model.
+    progress
+        Called after each checkpoint.
+    """
+    headers = _Headers(archived)
+    for done, checkpoint in enumerate(source.checkpoints, start=1):
+        try:
+            with _opened(checkpoint) as reader:
+                headers.add(checkpoint, reader)
+        except HistoryError as error:
+            headers.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=checkpoint.step))
+        progress(f"look at {source.name}", done, len(source.checkpoints))
+    return Survey(
+        readable=tuple(headers.readable),
+        formats=tuple(name for name, _ in headers.formats.most_common()),
+        slots={spec: tuple(slots) for spec, slots in headers.slots.items()},
+        newest=_newest(source, headers.readable[-1], hints) if headers.readable else None,
+        findings=tuple(headers.findings),
+    )
+
+
+def _newest(source: RunSource, checkpoint: CheckpointSource, hints: Hints) -> Inspection | None:
+    with suppress(HistoryError), _opened(checkpoint) as reader:
+        return inspect_reader(source, checkpoint, reader, hints)
+    return None
+
+
+@contextmanager
+def _opened(checkpoint: CheckpointSource) -> Iterator[CheckpointReader]:
+    with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(checkpoint, Path(spool)) as reader:
+        yield reader
