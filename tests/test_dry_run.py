@@ -266,6 +266,15 @@ def test_memory_that_is_too_small_stops_it_and_what_is_asked_for_does(mixed):
     run_here(*options(mixed, "--max-mem", enough))
 
 
+def test_a_history_of_which_nothing_can_be_read_stops_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    for step in (1, 2):
+        (tmp_path / f"run/step_{step}.pt").write_bytes(b"nothing")
+    args = ("ingest", tmp_path / "run", "--dry-run", "--archive", tmp_path / "a.zarr")
+    assert stopped(*args) == ["no checkpoint can be read: the errors above say why"]
+    assert "run: no checkpoint of 2 can be read\n  logs " in run_here(*args, code=1).stdout
+
+
 def test_something_else_in_the_archive_s_place_stops_it(tmp_path):
     write_safetensors(tmp_path / "run", walk(2))
     (tmp_path / "a.zarr").mkdir()

@@ -364,7 +364,7 @@ def test_a_parameter_is_set_in_the_shell_by_a_variable(planted_path):
 
 
 def test_an_unknown_parameter_is_refused_with_the_valid_ones(planted_db):
-    with pytest.raises(RecipeError, match=r"no parameter window; it has window_size, scope, run"):
+    with pytest.raises(RecipeError, match=r"no parameter window .*'window_size'.*; it has window_size, scope, run"):
         ask(planted_db, "spectral_edge", window="5")
 
 

@@ -96,6 +96,8 @@ def plan_ingest(
         too_large += [refusal] if refusal else []
     if too_large:
         obstacles.append(str(max(too_large, key=lambda refusal: refusal.needed)))
+    if not any(run.steps for run in runs):
+        obstacles.append("no checkpoint can be read: the errors above say why")
     needed = sum(run.disk_bytes for run in runs)
     return IngestPlan(
         archive=str(archive),

@@ -90,14 +90,16 @@ def _summary(plan: IngestPlan) -> str:
 
 def _title(run: RunPlan) -> str:
     away = "" if run.folder.endswith(f"/{run.run}") else f", from {run.folder}"
+    if not run.steps:
+        return f"{run.run}: no checkpoint of {run.unreadable} can be read{away}"
     cut = f", {run.unreadable} more cannot be read" if run.unreadable else ""
     return f"{run.run}: {counted(len(run.steps), 'checkpoint')}{_steps(run.steps)}{cut}{away}"
 
 
 def _steps(steps: Sequence[int]) -> str:
-    """First, last and spacing of the steps."""
-    if len(steps) < 2:
-        return f", step {steps[0]}" if steps else ""
+    """First, last and spacing of the steps, at least one."""
+    if len(steps) == 1:
+        return f", step {steps[0]}"
     apart = sorted({later - earlier for earlier, later in pairwise(steps)})
     spacing = f"every {apart[0]}" if len(apart) == 1 else f"{apart[0]} to {apart[-1]} apart"
     return f", steps {steps[0]} to {steps[-1]}, {spacing}"
