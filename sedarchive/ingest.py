@@ -17,10 +17,18 @@ from typing import Any
 import numpy as np
 
 from sedarchive.archive import Archive, RunWriter
-from sedarchive.archive.run import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
+from sedarchive.archive.commits import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import RunDigests, digest_evidence, runs_alike, tracks_of
-from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError, NoCheckpointsError, SedarchiveError
+from sedarchive.errors import (
+    ArchiveError,
+    ChangedSourceError,
+    HistoryError,
+    MemoryBudgetError,
+    NoCheckpointsError,
+    SedarchiveError,
+    UnreadableCheckpointError,
+)
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
@@ -31,7 +39,7 @@ from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
-from sedarchive.sizes import GIB, MIB, format_size
+from sedarchive.sizes import GIB, KIB, MIB, format_size
 from sedarchive.words import counted
 
 LEAST_BATCH = 8
@@ -39,6 +47,8 @@ LEAST_BATCH = 8
 _BATCH_BYTES = 4 * GIB
 """Batches are larger, up to 64 checkpoints, where they come to no more than this: each costs the metadata of all arrays
 and writes the partly filled chunks of small tensors again; no more than this is lost where a process dies."""
+_TENSOR_BYTES = 2 * KIB
+"""Of a tensor in an open checkpoint: its names, its spec, where it stands."""
 
 
 @dataclass(frozen=True)
@@ -210,18 +220,18 @@ class RunIngest:
 
     def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
         """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
-        if self._options.steps_per_chunk:
-            size = self._options.steps_per_chunk
-        elif spooled:
-            size = LEAST_BATCH
-        else:
-            slab = max(
-                (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
-                default=0,
-            )
+        slab = max(
+            (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
+            default=0,
+        )
+        size = self._options.steps_per_chunk or LEAST_BATCH
+        if not self._options.steps_per_chunk and not spooled:
             share = self._options.max_mem // max(self._options.workers, 1)
             fits = (n for n in (64, 32, 16) if n * first.n_bytes <= _BATCH_BYTES and copies_bytes(slab, n) <= share)
             size = next(fits, LEAST_BATCH)
+        one = max(copies_bytes(slab, 1), len(first.reader.specs) * _TENSOR_BYTES)
+        while size > 1 and size * one > self._options.max_mem:
+            size = (size + 1) // 2
         return size - slot % size
 
     # What is archived already
@@ -276,6 +286,7 @@ class RunIngest:
             try:
                 mark = fingerprint(source.path, source.key)
                 reader = stack.enter_context(open_checkpoint(source, spool))
+                self._check_memory(source, reader)
             except HistoryError as error:
                 self._report_unreadable(source, error)
                 continue
@@ -283,6 +294,15 @@ class RunIngest:
             self._note_settings(source, reader)
             opened.append(OpenedCheckpoint(source, reader, mark))
         return opened, []
+
+    def _check_memory(self, source: CheckpointSource, reader: CheckpointReader) -> None:
+        """Refuse a checkpoint of which one row does not fit: a file of holes claims any length, and costs nothing."""
+        steps = self._options.steps_per_chunk
+        grids = {s.name: (chunk_grid(s.rows, s.row_bytes, steps), s.row_bytes) for s in reader.specs.values()}
+        try:
+            ingest_workers(grids, 1, self._options.max_mem, 1)
+        except MemoryBudgetError as error:
+            raise UnreadableCheckpointError(f"{source.path}: {error}") from error
 
     def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:
         self.report.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=source.step))
@@ -324,7 +344,8 @@ class RunIngest:
         """Copy one tensor of a batch into its array; digests by (index in the batch, tensor)."""
         spec = task.info.spec
         hashes = [tensor_hash(spec) for _ in task.members]
-        block = np.empty((len(task.members), task.info.grid.slab_rows, spec.columns), dtype=DTYPES[spec.dtype].storage)
+        height = min(task.info.grid.slab_rows, spec.rows)  # an empty tensor may have rows of any length
+        block = np.empty((len(task.members), height, spec.columns), dtype=DTYPES[spec.dtype].storage)
         for start, stop in task.info.grid.slabs():
             for at, (index, reader) in enumerate(task.members):
                 rows = block[at, : stop - start]

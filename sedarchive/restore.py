@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sedarchive.archive import RunArchive
+from sedarchive.archive.commits import ArrayInfo, Commit, tensor_hash
 from sedarchive.archive.names import stored_name
-from sedarchive.archive.run import ArrayInfo, Commit, tensor_hash
 from sedarchive.errors import (
     ArchiveError,
     DamagedArchiveError,

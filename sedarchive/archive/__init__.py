@@ -15,11 +15,12 @@ from typing import Any
 
 import zarr
 
+from sedarchive.archive.commits import RUN_RECORD, read_run_record
 from sedarchive.archive.lock import writer_lock
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import RESERVED
-from sedarchive.archive.records import canonical_digest, read_sealed
-from sedarchive.archive.run import RUN_RECORD, RunArchive
+from sedarchive.archive.records import canonical_digest
+from sedarchive.archive.run import RunArchive
 from sedarchive.archive.store import CheckedStore, open_store
 from sedarchive.archive.writer import RunWriter
 from sedarchive.errors import (
@@ -75,7 +76,7 @@ class Archive:
     @cached_property
     def run_names(self) -> tuple[str, ...]:
         """Names of the runs, sorted."""
-        return tuple(sorted(read_sealed(record)["name"] for record in _run_records(self.path)))
+        return tuple(sorted(read_run_record(record)["name"] for record in _run_records(self.path)))
 
     def run(self, name: str) -> RunArchive:
         """One run.
@@ -115,7 +116,7 @@ class Archive:
         """Remove and seal what an interrupted writer left in any run; runs that are damaged stay as they are."""
         for record in _run_records(self.path):
             with suppress(ArchiveError):
-                RunWriter(open_store(self.path, write=True), self.path, read_sealed(record)["name"], "").clear_up()
+                RunWriter(open_store(self.path, write=True), self.path, read_run_record(record)["name"], "").clear_up()
                 write_manifest(record.parent)
 
 
@@ -144,7 +145,7 @@ def read_root(path: Path, store: CheckedStore) -> dict[str, Any]:
     try:
         attributes = dict(zarr.open_group(store, mode="r", zarr_format=3).attrs["sedarchive"])  # type: ignore[arg-type]
         digest = attributes.pop("digest")
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # whatever zarr raises at damaged metadata
         raise DamagedArchiveError(f"{path}/zarr.json: not the root of an archive ({error!r})") from error
     if digest != canonical_digest(attributes):
         raise DamagedArchiveError(f"{path}/zarr.json: the root record fails its digest")

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sedarchive.archive.records import read_sealed, write_sealed
-from sedarchive.archive.run import COMMITS, MANIFEST
+from sedarchive.archive.commits import COMMITS, MANIFEST, read_manifest
+from sedarchive.archive.records import write_sealed
 from sedarchive.archive.store import CheckedStore
 from sedarchive.errors import DamagedArchiveError
 
@@ -58,7 +58,7 @@ def metadata_files(folder: Path) -> list[Path]:
 
 def _manifest_before(folder: Path) -> dict[str, Any] | None:
     try:
-        return read_sealed(folder / MANIFEST)
+        return read_manifest(folder / MANIFEST)
     except DamagedArchiveError:
         has_commits = any((folder / COMMITS).glob("*.json"))
         return None if has_commits else {"files": {}, "chunks": [], "n_commits": 0}

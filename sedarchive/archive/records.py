@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import DamagedArchiveError
+from sedarchive.errors import DamagedArchiveError, SedarchiveError
 
 
 def canonical_digest(content: Any) -> str:
@@ -51,6 +52,25 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def sealed_content(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the content of a record into damage: an archive may come from others, seals and all.
+
+    Raises
+    ------
+    DamagedArchiveError
+        In place of an error of a missing key, another type, or a number out of range.
+    """
+    try:
+        yield
+    except SedarchiveError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DamagedArchiveError(
+            f"{path}: the record is sealed, but not what sedarchive writes ({error!r}); ingest the run again"
+        ) from error
+
+
 def read_sealed(path: Path) -> dict[str, Any]:
     """Read a record and check its digest.
 
@@ -68,4 +88,5 @@ def read_sealed(path: Path) -> dict[str, Any]:
     text = data[:-_SEAL_BYTES]
     if data[-_SEAL_BYTES:] != _SEAL % hashlib.sha256(text).hexdigest().encode():
         raise DamagedArchiveError(f"{path}: the record fails its digest; run `sedarchive verify`")
-    return dict(json.loads(text + b"}"))
+    with sealed_content(path):
+        return dict(json.loads(text + b"}"))

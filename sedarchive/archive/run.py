@@ -4,112 +4,38 @@ A step exists when its commit record does. Storage *slots* are in the order of
 arrival; everything handed out is in the order of steps.
 """
 
-import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from math import prod
 from pathlib import Path
 from socket import gethostname
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from sedarchive.archive.commits import (
+    COMMITS,
+    RUN_RECORD,
+    ArrayInfo,
+    Commit,
+    check_folder,
+    read_commit,
+    read_run_record,
+)
 from sedarchive.archive.names import stored_name
 from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
-from sedarchive.archive.records import canonical_digest, read_sealed
+from sedarchive.archive.records import canonical_digest, sealed_content
 from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchiveError, UnknownNameError
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
-from sedarchive.plan.grid import ChunkGrid
 from sedarchive.words import did_you_mean
 
-RUN_RECORD = "run.json"
-MANIFEST = "manifest.json"
-COMMITS = "commits"
-
-
-@dataclass(frozen=True)
-class ArrayInfo:
-    """One stored array: a tensor over the steps at which it has this dtype and shape."""
-
-    path: str
-    """Folder of the array below the run's ``theta`` group."""
-    spec: TensorSpec
-    grid: ChunkGrid
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "tensor": self.spec.name,
-            "dtype": self.spec.dtype,
-            "shape": list(self.spec.shape),
-            "steps_per_chunk": self.grid.steps,
-            "slab_rows": self.grid.slab_rows,
-        }
-
-    @classmethod
-    def from_json(cls, path: str, content: Mapping[str, Any]) -> "ArrayInfo":
-        if "/" in path or "\\" in path or path.startswith("."):
-            raise DamagedArchiveError(f"{path!r} is no folder of an array; the run's record was made by something else")
-        spec = TensorSpec(content["tensor"], content["dtype"], tuple(content["shape"]))
-        return cls(path, spec, ChunkGrid(content["steps_per_chunk"], content["slab_rows"], spec.rows))
-
-
-class StoredTensor(NamedTuple):
-    """What a commit says of one tensor at one step."""
-
-    array: str
-    """Path of the array that holds it."""
-    digest: str
-    """SHA-256 of dtype, shape and little-endian bytes."""
-    shared_with: str | None = None
-    """Tensor whose storage it shares; its bytes are stored once."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """One committed checkpoint."""
-
-    slot: int
-    step: int
-    label: str
-    digest: str
-    """SHA-256 of the sorted (name, digest) pairs."""
-    source: Mapping[str, Any]
-    """Path below the run's folder, the fingerprint of its files, and the tokens seen where its label tells them."""
-    tensors: Mapping[str, StoredTensor]
-
-    def to_json(self) -> dict[str, Any]:
-        tensors = {
-            name: [stored.array, stored.digest] + ([stored.shared_with] if stored.shared_with else [])
-            for name, stored in self.tensors.items()
-        }
-        return {
-            "slot": self.slot,
-            "step": self.step,
-            "label": self.label,
-            "digest": self.digest,
-            "source": dict(self.source),
-            "tensors": tensors,
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Commit":
-        tensors = {name: StoredTensor(*entry) for name, entry in content["tensors"].items()}
-        return cls(content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors)
-
-
-def tensor_hash(spec: TensorSpec) -> "hashlib._Hash":
-    """SHA-256 begun with a tensor's dtype and shape; its little-endian bytes in C order follow."""
-    return hashlib.sha256(f"{spec.dtype} {list(spec.shape)}\n".encode())
-
-
-def checkpoint_digest(tensors: Mapping[str, StoredTensor]) -> str:
-    """Digest of a checkpoint: of its sorted (name, digest) pairs."""
-    return canonical_digest(sorted((name, stored.digest) for name, stored in tensors.items()))
+METRIC_CHUNK = 1_024
 
 
 @dataclass(frozen=True)
@@ -158,7 +84,7 @@ class RunArchive:
         self.name = name
         self.group = run_group(name)
         self.folder = root / self.group
-        self.record = read_sealed(self.folder / RUN_RECORD)
+        self.record = read_run_record(self.folder / RUN_RECORD)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_elsewhere, (str(self.root.absolute()), self.name, self.fingerprint)
@@ -177,7 +103,10 @@ class RunArchive:
         DamagedArchiveError
             If one fails its digest.
         """
-        return _in_step_order(read_commit(path) for path in (self.folder / COMMITS).glob("*.json"))
+        commits = _in_step_order(read_commit(path) for path in (self.folder / COMMITS).glob("*.json"))
+        for array in {stored.array for commit in commits for stored in commit.tensors.values()} - self.arrays.keys():
+            raise DamagedArchiveError(f"{self.folder / RUN_RECORD}: it lacks the array {array[:80]} of a commit record")
+        return commits
 
     def use_commits(self, commits: Iterable[Commit]) -> None:
         """Go on with these commits alone: for ``verify``, which has found others damaged."""
@@ -190,7 +119,8 @@ class RunArchive:
     @cached_property
     def arrays(self) -> dict[str, ArrayInfo]:
         """Arrays of weights by path."""
-        return {path: ArrayInfo.from_json(path, content) for path, content in self.record["arrays"].items()}
+        with sealed_content(self.folder / RUN_RECORD):
+            return {path: ArrayInfo.from_json(path, content) for path, content in self.record["arrays"].items()}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -199,7 +129,8 @@ class RunArchive:
     @property
     def findings(self) -> list[Finding]:
         """What ingest noticed."""
-        return [Finding(**finding) for finding in self.record["findings"]]
+        with sealed_content(self.folder / RUN_RECORD):
+            return [Finding(**finding) for finding in self.record["findings"]]
 
     @cached_property
     def tensors(self) -> dict[str, AnalysisTensor]:
@@ -314,7 +245,10 @@ class RunArchive:
                 plain.read(rows, group, part)
             else:
                 span = (slice(group[0], group[-1] + 1), slice(*rows))
-                values = read_region(array, span[: array.ndim]).reshape(group[-1] + 1 - group[0], *shape)
+                values = read_region(array, span[: array.ndim])
+                if values.size != (group[-1] + 1 - group[0]) * prod(shape):  # it ends before these slots
+                    raise _misfit(array.path)
+                values = values.reshape(-1, *shape)
                 part[:] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
             at += len(group)
         return out
@@ -323,7 +257,10 @@ class RunArchive:
         """Zarr array of weights at ``array``."""
         handle: zarr.Array[Any] | None = self._handles.get(array)
         if handle is None:
-            handle = self._handles[array] = open_array(self.store, f"{self.group}/theta/{array}")
+            handle = open_array(self.store, f"{self.group}/theta/{array}")
+            if not _fits(handle, self.arrays[array]):
+                raise _misfit(handle.path)
+            self._handles[array] = handle
         return handle
 
     def is_compressed(self, info: ArrayInfo) -> bool:
@@ -344,18 +281,38 @@ class RunArchive:
     def metrics(self, names: Collection[str] | None = None) -> list[Metric]:
         """Logged metrics, by name and step: all, or those of some names."""
         found = []
-        for name, entry in sorted(self.record["metrics"].items()):
-            if names is not None and name not in names:
-                continue
-            group = f"{self.group}/metrics/{entry['path']}"
-            steps = read_region(open_array(self.store, f"{group}/step"), (slice(None),))
-            values = read_region(open_array(self.store, f"{group}/value"), (slice(None),))
-            sources = [source for source, count in entry["sources"] for _ in range(count)]
-            found += [
-                Metric(name, int(step), float(value), source)
-                for step, value, source in zip(steps, values, sources, strict=True)
-            ]
+        with sealed_content(self.folder / RUN_RECORD):
+            for name, entry in sorted(self.record["metrics"].items()):
+                if names is not None and name not in names:
+                    continue
+                check_folder(entry["path"])
+                length = sum(count for _, count in entry["sources"])
+                steps, values = (self._series(f"{entry['path']}/{part}", length) for part in ("step", "value"))
+                sources = (source for source, count in entry["sources"] for _ in range(count))
+                found += [
+                    Metric(name, int(step), float(value), source)
+                    for step, value, source in zip(steps, values, sources, strict=True)
+                ]
         return found
+
+    def _series(self, path: str, length: int) -> NDArray[Any]:
+        """Read one array of a metric, which must be as long as the run's record says."""
+        array = open_array(self.store, f"{self.group}/metrics/{path}")
+        if (array.shape, array.chunks) != ((length,), (METRIC_CHUNK,)):
+            raise _misfit(array.path)
+        return read_region(array, (slice(None),))
+
+
+def _fits(array: "zarr.Array[Any]", info: ArrayInfo) -> bool:
+    """Whether an array is shaped, cut and typed as the run's record says, whatever its own metadata claim."""
+    shape = info.spec.shape
+    chunks = (info.grid.steps, *((info.grid.slab_rows, *shape[1:]) if shape else ()))
+    cut = tuple(max(1, length) for length in chunks)
+    return (array.shape[1:], array.chunks, array.dtype) == (shape, cut, np.dtype(DTYPES[info.spec.dtype].storage))
+
+
+def _misfit(path: str) -> DamagedArchiveError:
+    return DamagedArchiveError(f"{path}: its metadata are not those of the run's record; run `sedarchive verify`")
 
 
 def _opened_elsewhere(root: str, name: str, fingerprint: str) -> RunArchive:
@@ -370,20 +327,6 @@ def _opened_elsewhere(root: str, name: str, fingerprint: str) -> RunArchive:
     if run.fingerprint != fingerprint:
         raise ArchiveError(f"{root}: {gethostname()} sees another history of run {name} there; is it the same disk?")
     return run
-
-
-def read_commit(path: Path) -> Commit:
-    """Read one commit record.
-
-    Raises
-    ------
-    DamagedArchiveError
-        If it fails its digest or stands under another slot's name.
-    """
-    commit = Commit.from_json(read_sealed(path))
-    if path.stem != f"{commit.slot:06d}":
-        raise DamagedArchiveError(f"{path}: the record of slot {commit.slot} stands under another name")
-    return commit
 
 
 def _in_step_order(commits: Iterable[Commit]) -> tuple[Commit, ...]:

@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
-from sedarchive.errors import ArchiveError, DamagedArchiveError
+from sedarchive.errors import ArchiveError, DamagedArchiveError, SedarchiveError
 
 CODECS = ("none", "lz4", "small")
 """``none`` stores bytes; ``lz4`` is Blosc lz4 with bitshuffle; ``small`` is zstd 5 with shuffle."""
@@ -172,7 +172,7 @@ def open_array(store: CheckedStore, path: str) -> "zarr.Array[Any]":
     """Open one array for reading or, if the store allows it, writing."""
     try:
         array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:  # what zarr and its codecs raise at damaged metadata, no list would cover
         raise DamagedArchiveError(
             f"{path}: the array's metadata cannot be read ({error}); run `sedarchive verify`"
         ) from error
@@ -187,7 +187,9 @@ def read_region(array: "zarr.Array[Any]", region: tuple[slice, ...]) -> NDArray[
     """Read a region, with checksum failures named as damage."""
     try:
         return np.asarray(array[region])
-    except (ValueError, RuntimeError, OSError) as error:
+    except SedarchiveError:
+        raise
+    except Exception as error:  # of the codecs, too: any kind
         raise DamagedArchiveError(f"{array.path}, {_region_text(region)}: {error}; run `sedarchive verify`") from error
 
 

@@ -13,10 +13,19 @@ from math import ceil
 from pathlib import Path
 
 from sedarchive.archive import Archive
+from sedarchive.archive.commits import (
+    COMMITS,
+    MANIFEST,
+    RUN_RECORD,
+    ArrayInfo,
+    read_commit,
+    read_manifest,
+    read_run_record,
+    tensor_hash,
+)
 from sedarchive.archive.lock import LOCK_NAME, refuse_while_written, was_interrupted
 from sedarchive.archive.manifest import metadata_files
-from sedarchive.archive.records import read_sealed
-from sedarchive.archive.run import COMMITS, MANIFEST, RUN_RECORD, ArrayInfo, RunArchive, read_commit, tensor_hash
+from sedarchive.archive.run import RunArchive
 from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
 from sedarchive.archive.writer import STEP_CHUNK
 from sedarchive.errors import ArchiveError, DamagedArchiveError
@@ -98,16 +107,19 @@ def _run_folders(archive: Path) -> list[Path]:
 
 
 def _check_run(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Damage]:
-    yield from _check_manifest(folder)
-    record = read_sealed(folder / RUN_RECORD)
+    misled = list(_check_manifest(folder))
+    yield from misled
+    record = read_run_record(folder / RUN_RECORD)
     run = RunArchive(store, archive, record["name"])
     yield from _check_commits(run)
     expected = {folder / chunk for chunk in [*_theta_chunks(run), *_sealed_chunks(folder)]}
     yield from (Damage(path, "the chunk is missing") for path in sorted(expected) if not path.exists())
     plain = [path.parent for part in ("metrics", "gram") for path in sorted((folder / part).rglob("zarr.json"))]
-    for array_folder in [folder / "theta" / "step", *plain]:
+    sound = {folder / "theta" / "step", *plain} - {damage.path.parent for damage in misled}
+    for array_folder in sorted(sound):
         yield from _check_plain(store, archive, array_folder)
-    yield from _check_step_coordinate(run)
+    if folder / "theta" / "step" in sound:
+        yield from _check_step_coordinate(run)
     for info in run.arrays.values():
         yield from _check_weights(run, info)
     present = {path for part in ("theta", "metrics", "gram") for path in (folder / part).rglob("*") if path.is_file()}
@@ -138,7 +150,7 @@ def _check_strangers(archive: Path, folders: Sequence[Path]) -> Iterator[Damage]
 def _check_manifest(folder: Path) -> Iterator[Damage]:
     """Metadata files against their digests, none missing, none unknown; commits against their number."""
     try:
-        manifest = read_sealed(folder / MANIFEST)
+        manifest = read_manifest(folder / MANIFEST)
     except DamagedArchiveError as error:
         yield Damage(folder / MANIFEST, _told(error), leftover=not any((folder / COMMITS).glob("*.json")))
         return
@@ -183,7 +195,7 @@ def _theta_chunks(run: RunArchive) -> Iterator[str]:
 def _sealed_chunks(folder: Path) -> Iterator[str]:
     """Chunk files of metrics and Gram matrices that the manifest names, of arrays that are there."""
     try:
-        chunks = read_sealed(folder / MANIFEST)["chunks"]
+        chunks = read_manifest(folder / MANIFEST)["chunks"]
     except DamagedArchiveError:
         return  # reported with the manifest
     yield from (chunk for chunk in chunks if (folder / chunk.split("/c/")[0] / "zarr.json").exists())

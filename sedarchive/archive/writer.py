@@ -17,11 +17,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from sedarchive.archive.commits import COMMITS, RUN_RECORD, ArrayInfo, Commit
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import stored_name
 from sedarchive.archive.plainchunks import PlainChunks
 from sedarchive.archive.records import write_sealed
-from sedarchive.archive.run import COMMITS, RUN_RECORD, ArrayInfo, Commit, RunArchive, run_group
+from sedarchive.archive.run import METRIC_CHUNK, RunArchive, run_group
 from sedarchive.archive.store import (
     ArraySpec,
     CheckedStore,
@@ -35,7 +36,6 @@ from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.plan.grid import ChunkGrid, chunk_grid
 
-_METRIC_CHUNK = 1_024
 STEP_CHUNK = 1_024
 
 
@@ -253,7 +253,7 @@ class RunWriter:
         values = np.array([metric.value for metric in series], dtype="<f8")
         for part, column, fill in (("step", steps, -1), ("value", values, float("nan"))):
             full = f"{self._group}/metrics/{path}/{part}"
-            spec = ArraySpec((len(series),), (_METRIC_CHUNK,), column.dtype.str, fill, ["step"], {})
+            spec = ArraySpec((len(series),), (METRIC_CHUNK,), column.dtype.str, fill, ["step"], {})
             write_region(create_array(self._store, full, spec), (slice(None),), column)
 
     def seal(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sedarchive.archive.run import ArrayInfo, Commit
+from sedarchive.archive.commits import ArrayInfo, Commit
 from sedarchive.history import DTYPES, TensorSpec
 
 

@@ -88,6 +88,20 @@ class LeafArray:
         self.shape = self._array.shape[1:]
         self.attributes = dict(self._array.attrs)
 
+    def check(self, n_leaves: int, shape: tuple[int, ...]) -> None:
+        """Refuse metadata of another array: what they claim would be made room for.
+
+        Raises
+        ------
+        DamagedArchiveError
+            If it is not a chunk of `shape` for each of the leaves.
+        """
+        array = self._array
+        if (array.shape, array.chunks, array.dtype) != ((n_leaves, *shape), (1, *shape), np.dtype("<f8")):
+            raise DamagedArchiveError(
+                f"{array.path}: its metadata are not those of its results; run `sedarchive verify`"
+            )
+
     def read(self, at: int, memory: ReusedMemory | None = None) -> NDArray[np.float64]:
         """Results of one leaf; they may be overwritten by what is read into the same ``memory`` next."""
         if self._plain is None:
@@ -154,7 +168,7 @@ class StoredGrams:
 
     def _write(self, part: str, at: int, values: NDArray[np.float64]) -> None:
         if part not in self._written:
-            self._written[part] = LeafArray(self._store, f"{self._group}/{part}")
+            self._written[part] = self._checked(part, self._store)
         self._written[part].write(at, values)
 
     def is_done(self, leaf: Leaf) -> bool:
@@ -232,7 +246,7 @@ class StoredGrams:
                 for at in holders[leaf_at]:
                     products[at] += leaf_products
                     origin[at] += leaf_origin
-        banded = updates.attributes["band"] is not None
+        banded = isinstance(updates.attributes.get("band"), int)
         return [
             Gram(None if banded else own, own if banded else None, row)
             for own, row in zip(products, origin, strict=True)
@@ -241,8 +255,15 @@ class StoredGrams:
     def _read(self, part: str) -> LeafArray:
         if part not in self._opened:
             # the run's own store refuses to read a missing chunk as NaN; the writer's does not
-            self._opened[part] = LeafArray(self._run.store, f"{self._group}/{part}")
+            self._opened[part] = self._checked(part, self._run.store)
         return self._opened[part]
+
+    def _checked(self, part: str, store: CheckedStore) -> LeafArray:
+        array = LeafArray(store, f"{self._group}/{part}")
+        n, band = len(self._run.commits), array.attributes.get("band")
+        width = min(band, n - 1) + 1 if isinstance(band, int) else n
+        array.check(len(self._leaves), {"counts": (len(_COUNTS), n), "origin": (n,), "updates": (n, width)}[part])
+        return array
 
     def counts(self, scope: Scope) -> UpdateCounts:
         """Counts summed over a scope's leaves (the largest magnitude: its maximum)."""
