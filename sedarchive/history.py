@@ -143,6 +143,8 @@ class CheckpointSource:
     """Training tokens seen, where the name or a map of the user tells; rounded as it tells them."""
     key: str | None = None
     """Nested key of the file that holds the weights, where the user names one."""
+    home: Path | None = None
+    """Folder that links among its files must not leave; None: the user pointed to it, and its links are followed."""
 
 
 @dataclass(frozen=True)

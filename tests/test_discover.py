@@ -213,13 +213,16 @@ def test_a_link_to_itself_does_no_harm(tmp_path):
     assert steps(run) == [1]
 
 
-def test_a_path_that_is_a_link_and_files_behind_links_are_read(tmp_path):
+def test_a_path_that_is_a_link_and_files_behind_links_are_found(tmp_path):
     touch(tmp_path / "blobs", "abc")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "step_1.pt").symlink_to(tmp_path / "blobs" / "abc")
     (tmp_path / "alias").symlink_to(tmp_path / "run")
     (run,) = find_runs(tmp_path / "alias")
     assert (run.name, steps(run)) == ("alias", [1])
+    assert run.checkpoints[0].home == tmp_path / "alias"  # which its links may not leave when it is opened
+    (run,) = find_runs(tmp_path / "run" / "step_1.pt")
+    assert run.checkpoints[0].home is None  # the user's own word
 
 
 def test_hidden_folders_and_archives_are_not_searched(tmp_path):

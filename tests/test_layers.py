@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
-    {"errors", "sizes", "words", "history", "result", "families", "parts", "roles"},
+    {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "roles"},
     {"floats", "gram", "edge", "modes", "turning", "repulsion", "decay", "windows", "leaders", "nulls", "noise"}
     | {"schedule", "gapflow", "feedback", "drift", "projection", "spectra", "tails", "leaves", "inference"},
     {"plan"},

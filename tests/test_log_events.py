@@ -239,3 +239,10 @@ def test_single_precision_is_no_contradiction(tmp_path):
     events = write_events(tmp_path / NAME, event(1, simple("loss", 0.1)))
     metrics, findings = read_metrics([exact, events], tmp_path)
     assert (table(metrics), findings) == ({("train_loss", 1): 0.1}, ())
+
+
+def test_a_message_of_a_hundred_thousand_fields_is_malformed(tmp_path):
+    first, last = event(1, simple("loss", 2.0)), event(2, simple("loss", 1.0))
+    metrics, (finding,) = read(write_events(tmp_path / NAME, first, b"\x08\x00" * 100_001, last))
+    assert table(metrics) == {("train_loss", 1): 2.0, ("train_loss", 2): 1.0}
+    assert "1 malformed rows" in finding.detail

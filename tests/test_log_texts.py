@@ -317,6 +317,16 @@ def test_a_log_of_too_many_names_keeps_the_known_ones(tmp_path, monkeypatch):
     assert "10 different metrics" in finding.detail
 
 
+def test_names_without_end_are_read_up_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr("sedarchive.logs.metrics._DISTINCT_LIMIT", 3)
+    rows = [{"step": at, f"x{at}": 1.0, "y" * 10_001: 1.0} for at in range(9)]
+    path = written(tmp_path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, findings = read(path)
+    assert set(found) == {("x0", 0), ("x1", 1), ("x2", 2)}
+    assert "more than 3 different names" in findings[0].detail
+    assert "3 values under names of absurd length" in findings[1].detail
+
+
 def test_logs_of_too_many_values_are_read_up_to_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr("sedarchive.logs.metrics._VALUE_LIMIT", 5)
     path = written(tmp_path / "log.jsonl", "".join(json.dumps({"step": at, "loss": 1.0}) + "\n" for at in range(99)))

@@ -110,7 +110,17 @@ def write_json(content: Any) -> None:
     """Write one JSON document to stdout."""
     import json
 
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+    typer.echo(text if _is_writable(text) else json.dumps(content, indent=2, default=str))
+
+
+def _is_writable(text: str) -> bool:
+    """Whether UTF-8 can hold a text; names of files may be no UTF-8, and then JSON has an escape for them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def size_option(text: str) -> int:

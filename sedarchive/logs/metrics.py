@@ -13,12 +13,14 @@ from sedarchive.logs.names import CANONICAL, NO_ALIASES, Aliases, canonical_name
 from sedarchive.logs.rows import STEP_NAMES, Row
 from sedarchive.logs.sessions import Sessions
 from sedarchive.logs.textlogs import TRAINERS
+from sedarchive.untrusted import writable
 from sedarchive.words import counted
 
 _SPLIT_NAMES = ("split", "phase")
 _BOOKKEEPING = frozenset({"", *STEP_NAMES, *_SPLIT_NAMES, "_runtime", "_timestamp", "_wandb"})
 _VALUE_LIMIT = 2_000_000
 _NAME_LIMIT = 2_000  # each becomes a series of its own in the archive
+_DISTINCT_LIMIT, _LONGEST_NAME = 20_000, 10_000
 _ROUNDING, _PRINTED_ROUNDING = 1e-6, 1e-3
 """Relative difference of one number in two logs: event files hold float32, text logs a few digits."""
 
@@ -33,8 +35,10 @@ class _Log:
     stepless: int = 0
     not_numbers: int = 0
     not_finite: int = 0
+    long_names: int = 0
     superseded: int = 0
     problem: str = ""
+    names: dict[str, str] = field(default_factory=dict)
 
     def add(self, row: Row | None) -> None:
         if row is None:
@@ -54,8 +58,16 @@ class _Log:
             self.not_numbers += 1
         elif (isinstance(value, int) and value.bit_length() > 1000) or not math.isfinite(value):
             self.not_finite += 1
+        elif len(name) > _LONGEST_NAME:
+            self.long_names += 1
         else:
-            self.values.append((name, step, float(value)))
+            self.values.append((self._once(name), step, float(value)))
+
+    def _once(self, name: str) -> str:
+        """One string for all values of a name: every row brings its own."""
+        if len(self.names) >= _DISTINCT_LIMIT and name not in self.names:
+            raise ValueError(f"it holds more than {_DISTINCT_LIMIT} different names")
+        return self.names.setdefault(name, name)
 
     def findings(self, n_conflicts: int) -> list[Finding]:
         """At most one finding on what was skipped, and one each on a broken file and on contradictions."""
@@ -68,6 +80,7 @@ class _Log:
             ("row", " without a step"): self.stepless,
             ("value", " other than numbers"): self.not_numbers,
             ("value", " not finite"): self.not_finite,
+            ("value", " under names of absurd length"): self.long_names,
             ("value", " of steps that a later session logs again"): self.superseded,
         }
         if any(counts.values()):
@@ -144,8 +157,8 @@ def _read(path: Path, root: Path, room: int) -> _Log:
 def _merge(log: _Log, root: Path, aliases: Aliases, sessions: Sessions, first: dict[tuple[str, int], Metric]) -> int:
     """Add the values of one log where there is none yet; the number of contradictions."""
     names = canonical_names((name for name, _, _ in log.values), aliases)
-    names = {raw: _writable(name) for raw, name in names.items()}
-    source = _writable(Path(os.path.relpath(log.path, root)).as_posix())
+    names = {raw: writable(name) for raw, name in names.items()}
+    source = writable(Path(os.path.relpath(log.path, root)).as_posix())
     n_conflicts = 0
     for raw, step, value in log.values:
         if not sessions.admits(names[raw], step):
@@ -161,11 +174,6 @@ def _agree(one: Metric, other: Metric) -> bool:
     """Whether two values are the same number, as far as their logs keep it."""
     printed = _is_text(Path(one.source)) or _is_text(Path(other.source))
     return math.isclose(one.value, other.value, rel_tol=_PRINTED_ROUNDING if printed else _ROUNDING)
-
-
-def _writable(text: str) -> str:
-    """Text without what no database could hold: half characters and zeros."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def _is_text(path: Path) -> bool:

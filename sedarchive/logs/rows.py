@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from sedarchive.sizes import MIB
+from sedarchive.untrusted import load_json
 
 Row = dict[str, Any]
 """Numbers of one step by their names in the file, and the step itself."""
@@ -144,7 +145,7 @@ def json_rows(path: Path) -> Iterator[Row | None]:
 def _document(path: Path) -> Any:
     if path.stat().st_size > _DOCUMENT_LIMIT:
         raise ValueError("larger than 128 MiB")
-    return json.loads(path.read_bytes())
+    return load_json(path.read_bytes())
 
 
 def _rows_of_object(content: Row) -> Iterator[Row | None]:

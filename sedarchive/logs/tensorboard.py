@@ -15,7 +15,7 @@ from sedarchive.logs.tfrecords import records
 
 _Field = tuple[int, int | bytes]
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_TAG_LIMIT = 1024
+_TAG_LIMIT, _FIELD_LIMIT = 1024, 100_000
 _LAYOUTS = {1: "<f", 2: "<d", 3: "<i", 9: "<q", 19: "<e"}
 """Layout of a number by the tensor's dtype: float, double, int32, int64, half."""
 _NUMBERS = {1: 5, 2: 6, 3: 7, 9: 10, 19: 13}
@@ -138,10 +138,12 @@ def _fields(data: bytes) -> Iterator[_Field]:
     Raises
     ------
     ValueError
-        If the message is malformed.
+        If the message is malformed, or has more fields than one with numbers has.
     """
     at = 0
-    while at < len(data):
+    for _ in range(_FIELD_LIMIT):
+        if at >= len(data):
+            return
         key, at = _varint(data, at)
         kind = key & 7
         if kind == _VARINT:
@@ -158,6 +160,8 @@ def _fields(data: bytes) -> Iterator[_Field]:
             raise ValueError("a field reaches beyond its message")
         yield key >> 3, data[at : at + length]
         at += length
+    if at < len(data):
+        raise ValueError(f"a message has more than {_FIELD_LIMIT} fields")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Adapters of PEFT: small tensors beside a base model that is not in the checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sedarchive.history import Finding
 from sedarchive.readers.folder import has_standard_weights
+from sedarchive.readers.links import leads_outside
 from sedarchive.sizes import MIB
+from sedarchive.untrusted import load_json
 
 _CONFIG, _LIMIT = "adapter_config.json", 16 * MIB
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -55,10 +56,12 @@ def is_adapter(checkpoint: Path) -> bool:
 
 def _config(path: Path) -> dict[str, Any]:
     """What the adapter's config says; {} where it is missing or malformed."""
+    if not path.is_file() or leads_outside(path, path.parent):
+        return {}
     try:
         if path.stat().st_size > _LIMIT:
             return {}
-        content = json.loads(path.read_bytes())
+        content = load_json(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,6 +1,7 @@
 """Rows of tensors by byte ranges of files: positioned reads, no mapping, memory bounded by what is asked for."""
 
 import os
+import stat
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ from sedarchive.sizes import GIB, MIB
 _CALL_BYTES = GIB  # Linux transfers at most 2 GiB a call
 _WINDOW_BYTES = 4 * MIB  # a strided block is read as one span up to this, beyond it in halves
 _EXPANDED_BYTES = GIB
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe must not make us wait
 
 
 class RandomAccessFile:
@@ -35,12 +37,16 @@ class RandomAccessFile:
     def __init__(self, path: Path, fd: int | None = None) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)) if fd is None else fd
-            self.size = os.fstat(self._fd).st_size
+            self._fd = os.open(path, _OPEN_FLAGS) if fd is None else fd
+            state = os.fstat(self._fd)
         except OSError as error:
             raise unreadable(
                 path, f"it cannot be opened ({error.strerror})", "check the path and its rights"
             ) from error
+        self.size = state.st_size
+        if not stat.S_ISREG(state.st_mode):
+            self.close()
+            raise unreadable(path, "it is not a plain file but a pipe, a device or a folder", "leave it out")
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Exactly `n_bytes` from byte `offset` on."""

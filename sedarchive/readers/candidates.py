@@ -20,6 +20,8 @@ class Candidate:
     place: str
     """Path below the folder that was searched, for the globs of the user."""
     tokens: int | None = None
+    home: Path | None = None
+    """Folder that links among its files must not leave; None where they are checked already, or the user's own."""
 
 
 @dataclass
@@ -60,7 +62,9 @@ def _one_a_step(candidates: Sequence[Candidate], key: str | None) -> tuple[tuple
     findings = []
     first: dict[int, CheckpointSource] = {}
     for candidate in sorted(candidates, key=lambda c: (c.step.step, len(c.label), c.label, str(c.path))):
-        source = CheckpointSource(candidate.step.step, candidate.label, candidate.path, candidate.tokens, key)
+        source = CheckpointSource(
+            candidate.step.step, candidate.label, candidate.path, candidate.tokens, key, candidate.home
+        )
         kept = first.setdefault(source.step, source)
         if kept is not source:
             detail = f"{source.label} has the step of {kept.label}, which is kept; rename one if both are needed"

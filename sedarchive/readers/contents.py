@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -11,6 +12,9 @@ from sedarchive.history import CheckpointSource, Finding, TensorSpec
 from sedarchive.readers.byteranges import RandomAccessFile
 from sedarchive.readers.faults import unreadable
 from sedarchive.readers.names import clean_names
+
+_EXTENT = 2**47
+"""Elements along the axes that are not empty."""
 
 
 class View(Protocol):
@@ -92,6 +96,8 @@ class ByteRangeReader:
             check_name(name, source)
         self._views = {names[raw]: view for raw, view in contents.tensors.items()}
         self.specs: Mapping[str, TensorSpec] = MappingProxyType({n: v.spec(n) for n, v in self._views.items()})
+        for spec in self.specs.values():
+            _check_extent(spec, source)
         self.ties: Mapping[str, str] = MappingProxyType({names[a]: names[b] for a, b in contents.ties.items()})
         self.findings = tuple(replace(finding, step=source.step) for finding in contents.findings)
         self.meta = MappingProxyType(dict(contents.meta))
@@ -120,6 +126,12 @@ class ByteRangeReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_extent(spec: TensorSpec, source: CheckpointSource) -> None:
+    """Refuse an axis that no memory holds: a tensor that is empty along another has no bytes to tell of it."""
+    if prod(length for length in spec.shape if length) >= _EXTENT:
+        raise unreadable(source.path, f"tensor {spec.name[:80]} has the absurd shape {str(spec.shape)[:80]}")
 
 
 def check_name(name: str, source: CheckpointSource) -> None:

@@ -18,6 +18,7 @@ from sedarchive.history import DTYPES, Finding
 from sedarchive.readers.byteranges import ByteView, RandomAccessFile, contiguous_strides
 from sedarchive.readers.contents import Contents, View
 from sedarchive.readers.faults import reading, unreadable
+from sedarchive.readers.links import leads_outside
 from sedarchive.readers.pieces import BlockView, Piece, check_blocks
 from sedarchive.readers.sections import FileSection, ReopenedFile
 from sedarchive.readers.torchfile import TorchObject, opaque_finding
@@ -283,6 +284,8 @@ class _ChunkReader:
             path = self._folder / name
             if not path.is_file():
                 raise unreadable(path, "this file of chunks, which .metadata names, is missing", "copy it too")
+            if path.suffix != CHUNK_SUFFIX and leads_outside(path, self._folder):  # links of chunks are checked before
+                raise unreadable(path, "this file, which .metadata names, is a link that leaves its folder")
             self._files[name] = ReopenedFile(path)
         return self._files[name]
 

@@ -1,6 +1,5 @@
 """Runs and their checkpoints below a path, by names alone: no checkpoint is opened here."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from sedarchive.readers.candidates import Candidate, Draft, ordered
 from sedarchive.readers.folder import has_standard_weights
 from sedarchive.readers.hub import hub_draft, hub_main, is_hub_repository
 from sedarchive.readers.layouts import find_layout
+from sedarchive.readers.links import leads_outside
 from sedarchive.readers.logfiles import find_logs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.steps import (
@@ -27,6 +27,7 @@ from sedarchive.readers.steps import (
     names_checkpoint,
 )
 from sedarchive.sizes import MIB
+from sedarchive.untrusted import load_json, writable
 from sedarchive.words import counted
 
 _CONFIG_LIMIT = 16 * MIB
@@ -158,15 +159,38 @@ class _Finder:
         pending = [self._root]
         while pending:
             folder = pending.pop()
-            if is_hub_repository(folder):
-                self._drafts[folder] = hub_draft(folder, self._place(folder), self._selection, self._named_step)
-                continue
-            draft = self._drafts.setdefault(_run_folder(folder), Draft())
-            for path in _entries(folder):
-                if path.is_dir():
-                    pending += self._visit_folder(path, draft)
-                elif path.is_file():
-                    self._visit_file(path, draft)
+            try:
+                pending += self._enter(folder)
+            except OSError as error:
+                if folder == self._root:
+                    raise
+                self._report_unsearched(folder, error)
+
+    def _enter(self, folder: Path) -> list[Path]:
+        """Note what a folder holds; returned are the folders to enter next."""
+        if is_hub_repository(folder):
+            self._drafts[folder] = hub_draft(folder, self._place(folder), self._selection, self._named_step)
+            return []
+        draft = self._drafts.setdefault(_run_folder(folder), Draft())
+        return [inner for path in _entries(folder) for inner in self._visit(path, draft)]
+
+    def _visit(self, path: Path, draft: Draft) -> list[Path]:
+        """Note what one entry is; one that may not be looked into keeps nobody from the others."""
+        try:
+            if path.is_dir():
+                return self._visit_folder(path, draft)
+            if path.is_file():
+                self._visit_file(path, draft)
+            elif is_weights_name(path.name) and self._step(path) is not None:
+                draft.findings.append(_no_file(path))
+        except OSError as error:
+            self._report_unsearched(path, error)
+        return []
+
+    def _report_unsearched(self, path: Path, error: OSError) -> None:
+        detail = f"{path}: it cannot be searched ({error.strerror}), so its checkpoints are missing; check its rights"
+        draft = self._drafts.setdefault(_run_folder(path.parent), Draft())
+        draft.findings.append(Finding("unsearched", "warning", detail))
 
     def _visit_file(self, path: Path, draft: Draft) -> None:
         if not is_weights_name(path.name):
@@ -225,7 +249,8 @@ class _Finder:
 
     def _candidate(self, step: StepName, path: Path) -> Candidate:
         tokens = self._selection.tokens(path.name, _stem(path))
-        return Candidate(step, path, path.name, self._place(path), tokens)
+        home = None if path == self._root else self._root
+        return Candidate(step, path, path.name, self._place(path), tokens, home)
 
     def _place(self, path: Path) -> str:
         """Path below the root, or the name of the root itself or of what is above it."""
@@ -274,7 +299,7 @@ class _Finder:
         checkpoints, findings = ordered(draft, self._selection)
         if not checkpoints:
             return None
-        config, problems = _config(folder, checkpoints[-1].path)
+        config, problems = _config(folder, checkpoints[-1].path, self._root)
         others = [other for other, draft in self._drafts.items() if draft.candidates]
         logs, passed_over = find_logs(folder, [source.path for source in checkpoints], others)
         return RunSource(
@@ -287,12 +312,16 @@ class _Finder:
         )
 
     def _name(self, folder: Path) -> str:
-        if folder != self._root and folder.is_relative_to(self._root):
-            return folder.relative_to(self._root).as_posix()
-        return folder.name or "run"
+        inside = folder != self._root and folder.is_relative_to(self._root)
+        return writable(folder.relative_to(self._root).as_posix() if inside else folder.name or "run")
 
 
 _STANDARD = frozenset({"model.safetensors", "pytorch_model.bin"})
+
+
+def _no_file(path: Path) -> Finding:
+    what = "a link that leads nowhere" if not path.exists() else "no plain file but a pipe, a socket or a device"
+    return Finding("no_file", "warning", f"{path.name}: {what}; passed over")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -324,13 +353,13 @@ def _run_folder(folder: Path) -> Path:
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def _config(folder: Path, last: Path) -> tuple[Mapping[str, Any], list[Finding]]:
-    """Read the config beside the last checkpoint or in the run's folder."""
-    for path in _config_paths(folder, last):
+def _config(folder: Path, last: Path, home: Path) -> tuple[Mapping[str, Any], list[Finding]]:
+    """Read the config beside the last checkpoint or in the run's folder; a link that leaves `home` is not followed."""
+    for path in _config_paths(folder, last, home):
         try:
             if path.stat().st_size > _CONFIG_LIMIT:
                 raise ValueError("larger than 16 MiB")
-            config = json.loads(path.read_bytes())
+            config = load_json(path.read_bytes())
             if not isinstance(config, dict):
                 raise ValueError("not a JSON object")
         except (OSError, ValueError, RecursionError) as error:
@@ -339,7 +368,8 @@ def _config(folder: Path, last: Path) -> tuple[Mapping[str, Any], list[Finding]]
     return {}, []
 
 
-def _config_paths(folder: Path, last: Path) -> Iterator[Path]:
+def _config_paths(folder: Path, last: Path, home: Path) -> Iterator[Path]:
     for place in (last, folder):
-        if (place / "config.json").is_file():
-            yield place / "config.json"
+        path = place / "config.json"
+        if path.is_file() and not (path.is_symlink() and leads_outside(path, home)):
+            yield path

@@ -1,6 +1,5 @@
 """Which files of a folder are its weights: one file, or shards with an index."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from sedarchive.readers.faults import reading, unreadable
 from sedarchive.readers.layouts import find_layout
 from sedarchive.readers.steps import is_last_copy, is_weights_name
 from sedarchive.sizes import MIB
+from sedarchive.untrusted import load_json
 
-_INDEX_LIMIT = 256 * MIB
+_INDEX_LIMIT = 64 * MIB
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 
@@ -98,8 +98,8 @@ def _sharded(index: Path, names: frozenset[str]) -> WeightFiles:
 def _weight_map(index: Path) -> dict[str, str]:
     with reading(index):
         if index.stat().st_size > _INDEX_LIMIT:
-            raise ValueError("the index is larger than 256 MiB")
-        content: Any = json.loads(index.read_bytes())
+            raise ValueError("the index is larger than 64 MiB")
+        content: Any = load_json(index.read_bytes(), unique=True)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
             raise ValueError("it has no weight_map from tensors to shards")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from sedarchive.history import Finding
 from sedarchive.readers.candidates import Candidate, Draft
+from sedarchive.readers.links import leads_outside
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.steps import StepName
 from sedarchive.words import counted
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
-_SHARED = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _INDEX = re.compile(r"ckpt[_-]\d{1,4}", re.IGNORECASE)
 _REF_BYTES = 256
 _ENTRY_LIMIT = 100_000
@@ -130,18 +130,8 @@ def _problem(repository: Path, label: str, commit: str) -> Finding | None:
 
 def _link_outside(snapshot: Path, repository: Path) -> Path | None:
     """First link of a snapshot that leads neither into the model's folder nor to the cache's shared files."""
-    home = Path(os.path.realpath(repository))
-    for path in (snapshot, *_entries(snapshot)):
-        if not path.is_symlink():
-            continue
-        target = Path(os.path.realpath(path))
-        shared = home.parent / "blobs"
-        if target.is_relative_to(home):
-            continue
-        if target.is_relative_to(shared) and _SHARED.fullmatch(target.relative_to(shared).as_posix()):
-            continue
-        return path
-    return None
+    links = (path for path in (snapshot, *_entries(snapshot)) if path.is_symlink())
+    return next((path for path in links if leads_outside(path, repository)), None)
 
 
 def _entries(folder: Path) -> Iterator[Path]:

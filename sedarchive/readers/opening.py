@@ -15,6 +15,7 @@ from sedarchive.readers.deepspeed import universal_contents, zero3_contents
 from sedarchive.readers.faults import reading, unreadable
 from sedarchive.readers.folder import WeightFiles, weight_files
 from sedarchive.readers.formats import format_name
+from sedarchive.readers.links import leads_outside
 from sedarchive.readers.safetensors import header_length, parse_safetensors
 from sedarchive.readers.torchfile import torch_contents
 from sedarchive.readers.torchlegacy import parse_torchlegacy
@@ -45,6 +46,8 @@ def open_checkpoint(source: CheckpointSource, spool: Path | None = None) -> Chec
         If its pickle names something that runs code; nothing was executed.
     """
     found = weight_files(source.path)
+    if source.home is not None:
+        _refuse_links(found, source.home)
     with ExitStack() as stack, reading(source.path):
         files: list[RandomAccessFile] = []
         if found.layout == "plain":
@@ -55,6 +58,14 @@ def open_checkpoint(source: CheckpointSource, spool: Path | None = None) -> Chec
         reader = ByteRangeReader(source, contents, files)
         stack.pop_all()
     return reader
+
+
+def _refuse_links(found: WeightFiles, home: Path) -> None:
+    """Refuse a checkpoint whose files are links out of the folder that was searched."""
+    for path in found.files if found.index is None else (found.index, *found.files):
+        if leads_outside(path, home):
+            way_out = "copy the file here, or point to this checkpoint itself if you trust the link"
+            raise unreadable(path, f"it is a link that leaves the folder searched, {home}", way_out)
 
 
 def _plain(

@@ -4,7 +4,6 @@ Every check of the reference implementation is repeated, in Python integers, whi
 Source: https://github.com/huggingface/safetensors, section "Format".
 """
 
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -13,6 +12,7 @@ from sedarchive.history import DTYPES
 from sedarchive.readers.byteranges import ByteView, RandomAccessFile
 from sedarchive.readers.contents import Contents
 from sedarchive.readers.faults import reading, unreadable
+from sedarchive.untrusted import load_json
 
 HEADER_LIMIT = 100_000_000
 _DTYPES = {
@@ -69,16 +69,7 @@ def header_length(file: RandomAccessFile) -> int:
 def _parse_header(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise ValueError("the header does not start with '{'")
-    header = json.loads(text.decode(), object_pairs_hook=_unique)
-    return dict(header)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values of one key let two parsers see two files; refuse them."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in the header")
-    return found
+    return dict(load_json(text, unique=True))
 
 
 def _metadata(notes: Any) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from sedarchive.readers.torchobjects import Storage, TorchPickle
 from sedarchive.readers.unpickle import interpret
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_SMALL = 1000  # opcodes of a pickle that holds a few numbers
 _Built = TypeVar("_Built")
 
 
@@ -57,8 +58,8 @@ def _read_pickles(stream: BinaryIO, pickled: TorchPickle) -> tuple[object, list[
             "it is a plain pickle, not a file of torch.save",
             "load it in the program that wrote it and save the weights as safetensors",
         )
-    interpret(stream, rules)  # the protocol number and the sizes of C types: nothing to learn from them
-    interpret(stream, rules)
+    interpret(stream, rules, _SMALL)  # the protocol number and the sizes of C types: nothing to learn from them
+    interpret(stream, rules, _SMALL)
     root = interpret(stream, rules)
     keys = interpret(stream, rules)
     if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):

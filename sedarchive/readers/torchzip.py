@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from sedarchive.readers.byteranges import RandomAccessFile
 from sedarchive.readers.faults import reading, unreadable
@@ -19,7 +19,8 @@ from sedarchive.readers.torchobjects import Storage, TorchPickle
 from sedarchive.readers.unpickle import PICKLE_LIMIT, interpret_bytes
 from sedarchive.sizes import MIB, format_size
 
-_ENTRY_LIMIT = 2_000_000
+_DIRECTORY_LIMIT = 32 * MIB  # of 300,000 storages, as one that torch writes
+_INFLATED_LIMIT = 64 * MIB  # a pickle that someone compressed; torch never does
 _EXPANSION, _EXPANSION_FREE = 100, 64 * MIB  # a compressed file may grow this many times, and this much in any case
 _LOCAL_HEADER = 30
 _OBJECT_LIMIT = MIB
@@ -51,7 +52,7 @@ def parse_torchzip(
     UnsafeCheckpointError
         If its pickle names something that runs code.
     """
-    with reading(file.path), file.stream() as handle, zipfile.ZipFile(handle) as directory:
+    with reading(file.path), file.stream() as handle, _directory(file.path, handle) as directory:
         archive = _Archive(file, directory, spool)
         try:
             return build(_parse(file.path, archive, known)), archive.spool
@@ -70,7 +71,7 @@ def read_object(path: Path) -> Any:
     """
     file = RandomAccessFile(path)
     try:
-        with reading(path), file.stream() as handle, zipfile.ZipFile(handle) as directory:
+        with reading(path), file.stream() as handle, _directory(path, handle) as directory:
             archive = _Archive(file, directory, None)
             return interpret_bytes(archive.small("data.pkl", _OBJECT_LIMIT), TorchPickle(path).rules())
     finally:
@@ -122,6 +123,30 @@ def _parse(path: Path, archive: "_Archive", known: Known | None) -> TorchObject:
     return TorchObject(path, root, opaque, archive.locate, big_endian)
 
 
+def _directory(path: Path, handle: BinaryIO) -> zipfile.ZipFile:
+    """Directory of a zip archive, the last thing in the file."""
+    try:
+        return zipfile.ZipFile(_BoundedReads(handle))
+    except zipfile.BadZipFile as error:
+        cause = (
+            f"the file is cut off or not complete: the directory at the end of its zip archive is not there ({error})"
+        )
+        raise unreadable(path, cause, "copy or download it again, or leave this checkpoint out") from error
+
+
+class _BoundedReads:
+    """A stream that refuses to read very much at once, as a zip archive with millions of entries would."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _DIRECTORY_LIMIT:
+            raise ValueError(f"a part of its zip archive, perhaps its directory, claims {format_size(size)}")
+        return self._stream.read(size)
+
+
 class _SpoolFile(RandomAccessFile):
     """A nameless temporary file that grows; errors name the checkpoint it was unpacked from."""
 
@@ -155,8 +180,8 @@ class _Archive:
     def _directory(self) -> dict[str, zipfile.ZipInfo]:
         entries = self._zip.infolist()
         records = {entry.filename: entry for entry in entries}
-        if len(records) != len(entries) or len(entries) > _ENTRY_LIMIT:
-            raise ValueError("the zip directory names a record twice, or has millions of them")
+        if len(records) != len(entries):
+            raise ValueError("the zip directory names a record twice")
         if any(entry.flag_bits & 1 for entry in entries):
             raise ValueError("the zip archive is encrypted")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
@@ -186,8 +211,10 @@ class _Archive:
             raise ValueError(f"its record {name} claims {format_size(entry.file_size)}")
         if entry.compress_type == zipfile.ZIP_STORED:
             return self._file.read_at(self._stored_at(entry), entry.file_size)
+        if entry.file_size > _INFLATED_LIMIT:
+            raise ValueError(f"its record {name} claims to unpack to {format_size(entry.file_size)}: a zip bomb")
         with self._zip.open(entry) as stream:
-            data = stream.read(limit + 1)
+            data = stream.read(entry.file_size + 1)
         if len(data) != entry.file_size:
             raise ValueError(f"its record {name} has {len(data)} bytes, the directory says {entry.file_size}")
         return data

@@ -127,7 +127,7 @@ def settings_files(source: RunSource) -> Iterator[Path]:
     last = source.checkpoints[-1].path
     folders = [source.folder, last if last.is_dir() else last.parent, *(log.parent for log in source.logs)]
     paths = dict.fromkeys(path for folder in dict.fromkeys(folders) for path in _candidates(folder))
-    return (path for path in paths if path.exists() and not path.is_symlink())
+    return (path for path in paths if (path.is_file() or path.is_dir()) and not path.is_symlink())
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

@@ -41,7 +41,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Opaque:
     """An object that is not rebuilt: what the pickle says of it, kept as data."""
 
@@ -64,8 +64,17 @@ class Rules:
     """Object that a persistent id stands for."""
 
 
-def interpret(stream: BinaryIO, rules: Rules) -> Any:
+def interpret(stream: BinaryIO, rules: Rules, most: int = _OPCODE_LIMIT) -> Any:
     """Read the object that the next pickle of `stream` describes; the stream is left behind its last byte.
+
+    Parameters
+    ----------
+    stream
+        Bytes of the pickle, and of whatever follows.
+    rules
+        What globals, calls and persistent ids become.
+    most
+        Opcodes that it may have.
 
     Raises
     ------
@@ -74,8 +83,8 @@ def interpret(stream: BinaryIO, rules: Rules) -> Any:
     """
     machine = _Machine(rules)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(stream))):  # type: ignore[arg-type]
-        if count >= _OPCODE_LIMIT:
-            raise ValueError(f"the pickle has more than {_OPCODE_LIMIT} opcodes")
+        if count >= most:
+            raise ValueError(f"the pickle has more than {most} opcodes")
         machine.step(opcode.name, argument)
     return machine.pop()
 

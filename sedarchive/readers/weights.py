@@ -17,9 +17,10 @@ _META_MAPS = ("model_args", "config", "hyper_parameters")
 _TRAINING = re.compile(r"optim|(^|_)opt(_|$)|sched|scaler|(^|_)rng(_|$)|callbacks|loops|(^|_)amp(_|$)", re.IGNORECASE)
 _RANDOM_STATE = re.compile(r"(^|_)rng(_|$)", re.IGNORECASE)
 _DESCENTS, _DEPTH_LIMIT, _ENTRY_LIMIT = 3, 32, 1_000_000
-_NAME_LIMIT = 1024
+_NAME_LIMIT, _CHARACTER_LIMIT = 1024, 64_000_000
 _META_LIMIT = 10_000
 _NAMED = 8  # names that a message lists
+_PARTS = (dict, list, tuple, Opaque, StoredTensor)  # what may hold a tensor, or is one
 
 
 @dataclass(frozen=True)
@@ -132,18 +133,29 @@ def _children(value: Any) -> Iterator[Any]:
 
 
 def _bearing(root: Any) -> frozenset[int]:
-    """Identities of the parts of `root` that hold a tensor at any depth; each is looked at once, loops included."""
-    parents: dict[int, list[int]] = {}
-    pending, seen, bearing = [root], {id(root)}, list[int]()
+    """Identities of the parts of `root` that hold a tensor at any depth; each is looked at once, loops included.
+
+    Raises
+    ------
+    ValueError
+        If there are more parts than a checkpoint can have.
+    """
+    parents: dict[int, list[int]] = {id(root): []}
+    pending, bearing = [root], list[int]()
     while pending:
         part = pending.pop()
         if isinstance(part, StoredTensor):
             bearing.append(id(part))
         for child in _children(part):
-            parents.setdefault(id(child), []).append(id(part))
-            if id(child) not in seen:
-                seen.add(id(child))
+            if not isinstance(child, _PARTS):
+                continue
+            if id(child) not in parents:
+                parents[id(child)] = []
                 pending.append(child)
+            if parents[id(child)][-1:] != [id(part)]:  # once, however often the part names it
+                parents[id(child)].append(id(part))
+            if len(parents) > _ENTRY_LIMIT:
+                raise ValueError(f"it holds more than {_ENTRY_LIMIT} objects")
     return frozenset(_reached(bearing, parents))
 
 
@@ -165,7 +177,7 @@ class _Flat:
         self.tensors: dict[str, StoredTensor] = {}
         self.plain: list[str] = []
         self.unread: list[str] = []
-        self._count = 0
+        self._count, self._characters = 0, 0
 
     def add(self, value: Any, path: tuple[str, ...]) -> None:
         """Take in `value`, which stands at `path`.
@@ -181,6 +193,9 @@ class _Flat:
         if sum(map(len, path)) > _NAME_LIMIT:
             raise ValueError("a name of its weights is of absurd length")
         name = ".".join(path)
+        self._characters += len(name)
+        if self._characters > _CHARACTER_LIMIT:
+            raise ValueError("the names of its weights are of absurd length together")
         if isinstance(value, StoredTensor):
             self._add_tensor(name, value)
         elif path and id(value) not in self._bearing:
@@ -194,7 +209,7 @@ class _Flat:
 
     def _add_barren(self, name: str, value: Any) -> None:
         if isinstance(value, Opaque) and not value.items:
-            self.unread.append(f"{name} ({value.kind})")
+            self.unread.append(f"{name} ({value.kind[:80]})")
         else:
             self.plain.append(name)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.errors import DatabaseError
+from sedarchive.untrusted import writable
 
 Values = Sequence[Any] | NDArray[Any]
 
@@ -98,7 +99,7 @@ def _texts(values: Values) -> NDArray[Any]:
     if not all(isinstance(value, str) or _is_missing(value) for value in listed):
         raise TypeError("a text must be a str or None")
     # numpy's own strings reach DuckDB as an ENUM; plain objects stay VARCHAR
-    return object_array([value if isinstance(value, str) else None for value in listed])
+    return object_array([writable(value) if isinstance(value, str) else None for value in listed])
 
 
 def _times(values: Values) -> NDArray[Any]:

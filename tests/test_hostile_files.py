@@ -1,0 +1,575 @@
+"""One hostile file among good ones: refused or passed over with a word, its neighbours archived, nothing run.
+
+Each case stands in ``CASES`` by name and is written between two good checkpoints, which go through ``ingest`` with it.
+Other tests hold what one file cannot show: bombs in a process whose memory is measured, rights, files that shrink.
+"""
+
+import copyreg
+import json
+import os
+import pickle
+import re
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+from small import command, data_of, environment, run_here, walk, write_safetensors
+from test_readers_hostile import legacy_with, tensor_pickle, zip_with
+from test_readers_safetensors import entry, write_raw
+
+import sedarchive.ingest
+from sedarchive.archive import Archive
+from sedarchive.archive.verify import verify
+from sedarchive.ingest import IngestOptions, ingest
+
+torch.set_num_threads(1)
+SHAPES = {"w": (3, 2)}
+REFUSED, WARNED, SILENT, TAKEN = "refused", "warned", "passed over", "taken"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case writes: the run's folder, and a file that must not come to be."""
+
+    run: Path
+    canary: Path
+
+    def file(self, suffix):
+        return self.run / f"step_20{suffix}"
+
+    def outside(self):
+        """A good checkpoint beside the tree that is ingested."""
+        return write_safetensors(self.run.parent.parent / "outside", walk(1, shapes=SHAPES), [20])[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A hostile file: how it is written, what becomes of it, and what is said."""
+
+    write: object
+    outcome: str = REFUSED
+    words: str = ""
+
+
+CASES = {}
+
+
+def case(name, outcome=REFUSED, words=""):
+    def kept(write):
+        CASES[name] = Case(write, outcome, words)
+        return write
+
+    return kept
+
+
+# Headers
+
+
+def header(name, content, data=bytes(8), length=None, words=""):
+    CASES[name] = Case(lambda place: write_raw(place.file(".safetensors"), content, data, length), REFUSED, words)
+
+
+TWICE = b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}"
+header("a header longer than its file", {"a": entry()}, length=10**6, words="its header claims")
+header("a header said to be 100 MB long", {"a": entry()}, length=100_000_000, words="its header claims")
+header("a header said to be 2^64 bytes long", {"a": entry()}, length=2**64 - 1, words="its header claims")
+header("tensors that overlap", {"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12), words="overlap")
+header("a key twice", TWICE, words="twice")
+header("negative offsets", {"a": entry(offsets=(-8, 0))}, words="whole numbers")
+header("a shape whose product wraps 64 bits", {"a": entry(shape=(2**32, 2**32), offsets=(0, 0))}, b"", words="as many")
+header("a header nested without end", b'{"a":' + b"[" * 200_000, b"", words="RecursionError")
+header("a number of ten thousand digits", b'{"a":' + b"9" * 10_000 + b"}", b"", words="digits")
+header(
+    "an empty tensor of an absurd shape", {"a": entry(shape=(0, 2**50, 8), offsets=(0, 0))}, b"", words="absurd shape"
+)
+
+
+# Indexes
+
+
+def index(name, weight_map, words, text=None):
+    def write(place):
+        folder = place.file("")
+        folder.mkdir()
+        save_file({"a": torch.ones(2)}, folder / "one.safetensors")
+        place.outside()
+        content = text or json.dumps({"weight_map": weight_map})
+        (folder / "model.safetensors.index.json").write_text(content)
+
+    CASES[name] = Case(write, REFUSED, words)
+
+
+index(
+    "an index that leads out of its folder", {"a": "../../../outside/step_20.safetensors"}, "not a file of its folder"
+)
+index("an index of an absolute path", {"a": "/etc/passwd"}, "not a file of its folder")
+index(
+    "an index of a key that is absent", {"a": "one.safetensors", "z": "one.safetensors"}, "does not hold the tensor 'z'"
+)
+index("an index of a shard that is absent", {"a": "two.safetensors"}, "missing")
+index("an index that names itself", {"a": "model.safetensors.index.json"}, "neither safetensors nor")
+index("an index with a key twice", {}, "twice", '{"weight_map": {"a": "one.safetensors", "a": "one.safetensors"}}')
+
+
+# Zip archives
+
+FEW = tensor_pickle(20 * 2**20, 0, (4,), (1,))
+
+
+@case("a zip bomb in a storage", words="bomb")
+def _(place):
+    zip_with(place.file(".pt"), FEW, [("data/0", bytes(80 * 2**20))], zipfile.ZIP_DEFLATED)
+
+
+@case("a zip bomb in the pickle", words="bomb")
+def _(place):
+    zip_with(place.file(".pt"), b"\x80\x02" + b"]0" * (36 * 2**20) + b"N.", method=zipfile.ZIP_DEFLATED)
+
+
+@case("a zip bomb inside a zip archive", words=r"no data\.pkl")
+def _(place):
+    bomb = zip_with(place.run / "inner", bytes(60 * 2**20), method=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(place.file(".pt"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bomb, "a/inner.pt")
+    bomb.unlink()
+
+
+@case("a zip bomb of records that share their bytes", words="bomb")
+def _(place):
+    with zipfile.ZipFile(place.file(".pt"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", FEW)
+        archive.writestr("a/data/0", bytes(2**20))
+        first = archive.infolist()[1]
+        for at in range(1, 100):
+            other = zipfile.ZipInfo(f"a/data/{at}")
+            for name in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+                setattr(other, name, getattr(first, name))
+            archive.filelist.append(other)
+
+
+@case("a zip archive that was cut", words="cut off or not complete.*download it again")
+def _(place):
+    torch.save({"w": torch.ones(50)}, place.file(".pt"))
+    place.file(".pt").write_bytes(place.file(".pt").read_bytes()[:-100])
+
+
+# Pickles
+
+COMMAND = {
+    "REDUCE": lambda run: b"cos\nsystem\n(" + run + b"tR.",
+    "STACK_GLOBAL": lambda run: b"\x80\x04\x8c\x02os\x8c\x06system\x93(" + run + b"tR.",
+    "STACK_GLOBAL by memo": lambda run: b"\x80\x04\x8c\x06system\x94\x8c\x02os\x94h\x01h\x00\x93(" + run + b"tR.",
+    "INST": lambda run: b"(" + run + b"ios\nsystem\n.",
+    "OBJ": lambda run: b"(csubprocess\ngetoutput\n" + run + b"o.",
+    "NEWOBJ": lambda run: b"\x80\x02csubprocess\nPopen\n(" + run + b"I-1\nNNNNI01\nI01\nt\x81.",
+    "NEWOBJ_EX": lambda run: b"\x80\x04csubprocess\nPopen\n(" + run + b"t}X\x05\x00\x00\x00shellI01\ns\x92.",
+    "BUILD": lambda run: b"\x80\x02ctypes\nSimpleNamespace\n)\x81}S'__setstate__'\ncos\nsystem\nsb" + run + b"b.",
+    "BINPERSID": lambda run: b"\x80\x02cos\nsystem\n(" + run + b"tRQ.",
+    "a dotted name": lambda run: b"\x80\x04\x8c\x05torch\x8c\x17serialization.os.system\x93(" + run + b"tR.",
+    "the extension registry": lambda run: b"\x80\x02\x82\xf0(" + run + b"tR.",
+}  # fmt: skip
+
+
+def text_of(path):
+    return b"S'touch " + os.fsencode(path) + b"'\n"
+
+
+@contextmanager
+def registered():
+    """The number of an extension, as a program that loads such a file may have given it out."""
+    copyreg.add_extension("os", "system", 0xF0)
+    try:
+        yield
+    finally:
+        copyreg.remove_extension("os", "system", 0xF0)
+
+
+for opcode, made in COMMAND.items():
+    said = "opcode EXT1" if "registry" in opcode else "can run code; nothing was executed"
+    for kind, put in (("zip", zip_with), ("stream", legacy_with)):
+        CASES[f"a pickle that runs a command by {opcode}, {kind}"] = Case(
+            lambda place, put=put, made=made: put(place.file(".pt"), made(text_of(place.canary))), REFUSED, said
+        )
+
+
+@pytest.mark.parametrize("opcode", [*list(COMMAND)[:5], "BUILD", "a dotted name"])
+def test_the_commands_of_these_pickles_are_live(tmp_path, opcode):
+    pickle.loads(COMMAND[opcode](text_of(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_extension_s_command_is_live_where_it_is_registered(tmp_path):
+    with registered():
+        pickle.loads(COMMAND["the extension registry"](text_of(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def pickled(name, data, words):
+    CASES[name] = Case(lambda place: zip_with(place.file(".pt"), data), REFUSED, words)
+
+
+DOUBLED = b"".join(b"]" + b"h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes([i + 1]) for i in range(60))
+pickled("a pickle nested 100,000 deep", b"]" * 100_000 + b"a" * 99_999 + b".", "no tensor")
+pickled("a pickle that holds itself", b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "no tensor")
+pickled("a memo bomb of 2^60 lists", b"\x80\x02]q\x00" + DOUBLED + b".", "no tensor")
+pickled("a pickle of a million and more lists", b"\x80\x02(" + b"]" * 1_000_100 + b"l.", "more than 1000000 objects")
+pickled("a text said to be 2^60 bytes long", b"\x8d" + struct.pack("<Q", 2**60) + b"x.", "claims more than")
+pickled("a persistent id that is a text", b"P../../etc/passwd\n.", "persistent id")
+
+
+@case("an index of chunks that runs a command", words="can run code")
+def _(place):
+    chunks(place)
+    (place.file("") / ".metadata").write_bytes(COMMAND["REDUCE"](text_of(place.canary)))
+
+
+@case("an index of chunks that leads out of its folder", words="not one of its folder")
+def _(place):
+    chunks(place)
+    index = pickle.loads((place.file("") / ".metadata").read_bytes())
+    for key, info in index.storage_data.items():
+        index.storage_data[key] = replace(info, relative_path="../step_10.safetensors")
+    (place.file("") / ".metadata").write_bytes(pickle.dumps(index))
+
+
+def chunks(place):
+    place.file("").mkdir()
+    dcp.save({"w": torch.ones(3, 2)}, checkpoint_id=place.file(""), no_dist=True)
+
+
+# What only looks like a file
+
+
+@case("a link out of the tree", words="a link that leaves the folder searched.*point to this checkpoint itself")
+def _(place):
+    place.file(".safetensors").symlink_to(place.outside())
+
+
+@case("a folder whose shard is a link out of the tree", words="a link that leaves the folder searched")
+def _(place):
+    index = place.file("") / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text('{"weight_map": {"w": "one.safetensors"}}')
+    (index.parent / "one.safetensors").symlink_to(place.outside())
+
+
+@case("a link inside the tree", TAKEN)
+def _(place):
+    (path,) = write_safetensors(place.run / "real", walk(1, shapes=SHAPES), [20])
+    path = path.rename(place.run / "real" / "weights")
+    place.file(".safetensors").symlink_to(path)
+
+
+@case("a link round to itself", WARNED, "a link that leads nowhere")
+def _(place):
+    place.file(".pt").symlink_to(place.file(".pt"))
+
+
+@case("a folder linked into itself", SILENT)
+def _(place):
+    place.file("").symlink_to(place.run)
+
+
+@case("a pipe", WARNED, "no plain file but a pipe")
+def _(place):
+    os.mkfifo(place.file(".pt"))
+
+
+@case("a socket", WARNED, "no plain file but a pipe")
+def _(place):
+    os.mknod(place.file(".pt"), stat.S_IFSOCK | 0o600)
+
+
+@case("a link to a device without end", WARNED, "a link that leads nowhere|a device")
+def _(place):
+    place.file(".pt").symlink_to("/dev/zero")
+
+
+@case("a folder named like a file", WARNED, "no weights are recognised in it")
+def _(place):
+    place.file(".pt").mkdir()
+
+
+@case("pipes and devices in place of config and settings", SILENT)
+def _(place):
+    os.mkfifo(place.run / "config.json")
+    os.mkfifo(place.run / "args.json")
+    os.mkfifo(place.run / "hparams.yaml")
+    (place.run / "training_args.json").symlink_to("/dev/zero")
+    place.file("").mkdir()
+    os.mkfifo(place.file("") / "model.safetensors")
+
+
+@case("a config of adapters that is a pipe", TAKEN)
+def _(place):
+    folder = place.run / "checkpoint-99"  # of the last checkpoint it is read
+    folder.mkdir()
+    save_file({"w": torch.ones(3, 2)}, folder / "adapter_model.safetensors")
+    os.mkfifo(folder / "adapter_config.json")
+
+
+# Names
+
+
+def named(name, *names):
+    def write(place):
+        save_file({"w": torch.ones(3, 2), **{each: torch.ones(2) for each in names}}, place.file(".safetensors"))
+
+    CASES[name] = Case(write, TAKEN)
+
+
+named("tensors whose names climb out", "../outside", "../../../outside", "a/../../b")
+named("tensors whose names are absolute", "/absolute", "//absolute", "C:\\absolute")
+named("tensors whose names are control characters", "\n\r\t", "\x1b[2J", "\u202eevil", "\x7f")
+named("a tensor with a name of 10,000 characters", "x" * 10_000)
+named("tensors whose names differ in case", "Layer.weight", "layer.weight", "LAYER.WEIGHT")
+named("tensors named as the archive's own files", "zarr.json", "c", "step", ".", "..", "~1", "%2E")
+
+
+@case("a tensor whose name holds a zero", words="with the name")
+def _(place):
+    save_file({"a\0b": torch.ones(2)}, place.file(".safetensors"))
+
+
+@case("a file whose name is no UTF-8", TAKEN)
+def _(place):
+    (path,) = write_safetensors(place.run, walk(1, shapes=SHAPES), [20])
+    path.rename(os.fsdecode(os.fsencode(place.run) + b"/step_20_\xff\xfe.safetensors"))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # torch's, on one process
+def test_a_hostile_file_harms_nobody(tmp_path, name):
+    one = CASES[name]
+    place = Place(tmp_path / "tree" / "run", tmp_path / "canary")
+    write_safetensors(place.run, walk(2, shapes=SHAPES), [10, 30])
+    one.write(place)
+    before = listing(tmp_path)
+    start = time.process_time()  # not of the clock: others use the machine too
+    with registered():
+        (report,) = ingest([place.run.parent], tmp_path / "a.zarr", IngestOptions())
+    assert time.process_time() - start < 10
+    assert (report.error, report.added) == (None, 3 if one.outcome == TAKEN else 2)
+    severities = {REFUSED: "error", WARNED: "warning"}
+    if one.outcome in severities:
+        worth = [found for found in report.findings if found.severity == severities[one.outcome]]
+        (found,) = [found for found in worth if "step_20" in found.detail]
+        assert_said(found.detail, one.words)
+    assert not place.canary.exists()
+    assert [path for path in listing(tmp_path) if not path.startswith("a.zarr")] == before
+    assert verify(tmp_path / "a.zarr") == []
+    assert len(Archive(tmp_path / "a.zarr").run("run").commits) == report.added
+
+
+def assert_said(text, words):
+    assert re.search(words, text), text
+
+
+def listing(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_there_are_cases_enough():
+    assert len(CASES) >= 25
+
+
+# What takes a process, rights, or a second hand
+
+
+def text(data):
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def bombs(run):
+    """Files that would be gigabytes once they are read."""
+    lists = b"[],"
+    write_raw(run / "step_20.safetensors", b'{"a":[' + lists * 33_000_000 + b"[]]}")
+    holes = write_raw(run / "step_21.safetensors", {"a": entry(shape=(1, 10**11), offsets=(0, 4 * 10**11))})
+    os.truncate(holes, holes.stat().st_size + 4 * 10**11)
+    (run / "step_22").mkdir()
+    (run / "step_22/model.safetensors.index.json").write_bytes(b'{"weight_map":[' + lists * 4_100_000 + b"[]]}")
+    zip_with(run / "step_23.pt", b"\x80\x02(" + b"]" * 2_000_000 + b"l.", method=zipfile.ZIP_DEFLATED)
+    shared = b"".join(text(b"%04d" % at) + b"h\x00" for at in range(1000))
+    shared = b"\x80\x02}q\x00(" + text(b"w") + tensor_pickle(4, 0, (4,), (1,))[2:-1] + shared + b"u."
+    zip_with(run / "step_24.pt", shared, [("data/0", bytes(16))])
+    (run / "config.json").write_bytes(b'{"a":[' + lists * 4_100_000 + b"[]]}")
+    (run / "metrics.json").write_bytes(b"[" + lists * 4_100_000 + b"[]]")
+    (run / "log.jsonl").write_bytes(b"".join(b'{"step":1,"%s%d":1}\n' % (b"n" * 20_000, at) for at in range(500)))
+
+
+def measured(tmp_path, *args):
+    """What a process of its own used, and what it wrote to stdout; it must end well."""
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(args, stdout=out, stderr=subprocess.PIPE, env=environment())
+        words = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stderr.close()
+    assert process.returncode == 0, words.decode()
+    return usage, (tmp_path / "out").read_text()
+
+
+def test_bombs_take_neither_memory_nor_time(tmp_path):
+    run = tmp_path / "run"
+    write_safetensors(run, walk(2, shapes=SHAPES), [10, 30])
+    bombs(run)
+    usage, words = measured(tmp_path, *command("ingest", run, "--archive", tmp_path / "a.zarr", "--json"))
+    assert usage.ru_maxrss < 1024 * 1024
+    assert usage.ru_utime + usage.ru_stime < 60
+    (report,) = json.loads(words)
+    told = {found["check_name"] for found in report["findings"] if found["severity"] != "info"}
+    assert told >= {"unreadable_checkpoint", "unreadable_log", "config"}
+    assert len([found for found in report["findings"] if found["severity"] == "error"]) == 5
+    assert len(Archive(tmp_path / "a.zarr").run("run").commits) == 2
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_hundred_thousand_tiny_tensors_are_opened_in_seconds(tmp_path, suffix):
+    path = tmp_path / f"step_1{suffix}"
+    value = torch.ones(1)
+    if suffix == ".pt":
+        torch.save({f"t{at}": value for at in range(MANY)}, path)
+    else:
+        header = {f"t{at}": entry(shape=(1,), offsets=(4 * at, 4 * at + 4)) for at in range(MANY)}
+        write_raw(path, header, bytes(4 * MANY))
+    code = (
+        "import sys; from pathlib import Path; from sedarchive.history import CheckpointSource;"
+        "from sedarchive.readers import open_checkpoint;"
+        "reader = open_checkpoint(CheckpointSource(1, 'a', Path(sys.argv[1])));"
+        "print(len(reader.specs), reader.read_rows('t99999', 0, 1).shape)"
+    )
+    usage, words = measured(tmp_path, sys.executable, "-c", code, path)
+    assert words == f"{MANY} (1, 1)\n"
+    assert usage.ru_maxrss < 1024 * 1024
+    assert usage.ru_utime + usage.ru_stime < 30
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_tiny_tensors_are_archived(tmp_path):
+    """Its memory is bounded and its time grows with the number of tensors, each of which is a folder."""
+    header = {f"t{at}": entry(shape=(1,), offsets=(4 * at, 4 * at + 4)) for at in range(MANY)}
+    (tmp_path / "run").mkdir()
+    for step in (1, 2):
+        write_raw(tmp_path / f"run/step_{step}.safetensors", header, bytes(4 * MANY))
+    usage, words = measured(tmp_path, *command("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--json"))
+    print(f"{usage.ru_maxrss / 1024:.0f} MiB, {usage.ru_utime + usage.ru_stime:.1f} s of processor time")
+    assert json.loads(words)[0]["added"] == 2
+    assert usage.ru_maxrss < 2 * 1024 * 1024
+
+
+def test_many_tiny_tensors_are_archived_a_few_checkpoints_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(sedarchive.ingest, "_TENSOR_BYTES", 2**23)
+    write_safetensors(tmp_path / "run", walk(3, shapes={f"t{at}": () for at in range(40)}))
+    sizes = []
+    write = sedarchive.ingest.RunIngest._write_batch
+
+    def noted(self, some, slot):
+        sizes.append(len(some))
+        return write(self, some, slot)
+
+    monkeypatch.setattr(sedarchive.ingest.RunIngest, "_write_batch", noted)
+    (report,) = ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions())
+    assert (report.added, sizes) == (3, [1] * 3)
+    assert verify(tmp_path / "a.zarr") == []
+
+
+@contextmanager
+def without_rights():
+    """As somebody else where we are root, whom no right keeps out."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_told_and_the_rest_archived():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write_safetensors(folder / "run", walk(3, shapes=SHAPES))
+        for path, mode in zip(paths, (0o644, 0, 0o644), strict=True):
+            path.chmod(mode)
+        write_safetensors(folder / "run/closed", walk(1, shapes=SHAPES), [7])
+        (folder / "run/checkpoint-50").mkdir()
+        for path in (folder, folder / "run"):
+            path.chmod(0o777)
+        for path in (folder / "run/closed", folder / "run/checkpoint-50"):
+            path.chmod(0)
+        try:
+            with without_rights():
+                (report,) = ingest([folder / "run"], folder / "a.zarr", IngestOptions())
+        finally:
+            for path in (folder / "run/closed", folder / "run/checkpoint-50"):
+                path.chmod(0o700)
+    assert (report.error, report.added) == (None, 2)
+    told = {found.check_name: found.detail for found in report.findings if found.severity != "info"}
+    assert "Permission denied" in told["unreadable_checkpoint"]
+    assert [found.detail.split(":")[0] for found in report.findings if found.check_name == "unsearched"] == [
+        str(folder / "run/checkpoint-50"), str(folder / "run/closed"),
+    ]  # fmt: skip
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_left_out(tmp_path, monkeypatch):
+    paths = write_safetensors(tmp_path / "run", walk(3, shapes={"w": (500, 20)}))
+    opened = sedarchive.ingest.open_checkpoint
+
+    def shrinking(source, spool):
+        reader = opened(source, spool)
+        if source.path == paths[1]:
+            os.truncate(paths[1], 1000)
+        return reader
+
+    monkeypatch.setattr(sedarchive.ingest, "open_checkpoint", shrinking)
+    (report,) = ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions())
+    assert (report.error, report.added) == (None, 2)
+    (found,) = [one for one in report.findings if one.severity == "error"]
+    assert f"{paths[1]}: it ends at byte 1000: it was cut while it was being read" in found.detail
+    assert verify(tmp_path / "a.zarr") == []
+
+
+def test_a_socket_that_somebody_listens_at_is_passed_over(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "run", walk(2, shapes=SHAPES))
+    monkeypatch.chdir(tmp_path / "run")  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("step_20.pt")
+        (report,) = ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions())
+    assert report.added == 2
+
+
+def test_names_that_are_no_utf8_reach_every_table_and_every_json(tmp_path):
+    run = os.fsdecode(os.fsencode(tmp_path) + b"/runs/r\xff")
+    paths = write_safetensors(run, walk(4, shapes=SHAPES))
+    paths[1].rename(os.fsdecode(os.fsencode(run) + b"/step_10_\xff.safetensors"))
+    paths[2].write_bytes(b"\xff")
+    Path(run, "config.json").write_text('{"model_type": "a\\ud800\\u0000b", "optimizer": "\\udfff"}')
+    where = ("--archive", tmp_path / "a.zarr")
+    tables = ("--db", tmp_path / "a.duckdb")
+    (plan,) = data_of(run_here("ingest", tmp_path / "runs", "--dry-run", "--json", *where))
+    (report,) = data_of(run_here("ingest", tmp_path / "runs", "--json", *where))
+    assert (plan["run"], report["run"], report["added"]) == ("r?", "r?", 3)
+    run_here("ingest", tmp_path / "runs", *where)
+    run_here("compute", "--no-spectra", *where, *tables)
+    assert data_of(run_here("status", "--json", *where, *tables))["runs"][0]["checkpoints"] == 3
+    rows = data_of(run_here("query", "SELECT run, source FROM checkpoints ORDER BY step", "--json", *tables))
+    assert [row["source"] for row in rows] == ["step_0.safetensors", "step_10_?.safetensors", "step_30.safetensors"]
+    run_here("restore", "r?", "--to", tmp_path / "out", *where)
+    run_here("inspect", tmp_path / "runs", "--json")
+    assert data_of(run_here("verify", "--json", *where)) == []
