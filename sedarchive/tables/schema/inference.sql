@@ -146,7 +146,6 @@ CREATE TABLE fits (
     n BIGINT,
     r2 DOUBLE,
     r2_out_of_sample DOUBLE,
-    window_size BIGINT,
     status VARCHAR
 );
 COMMENT ON TABLE fits IS 'Fitted parameters with their intervals';
@@ -165,7 +164,6 @@ COMMENT ON COLUMN fits.p IS 'p-value against the fit''s null [1]';
 COMMENT ON COLUMN fits.n IS 'Points [count]';
 COMMENT ON COLUMN fits.r2 IS 'Share of variance explained [1]';
 COMMENT ON COLUMN fits.r2_out_of_sample IS 'Share of variance explained on points left out of the fit [1]';
-COMMENT ON COLUMN fits.window_size IS 'Updates in the window, where the fit is to windows [updates]';
 COMMENT ON COLUMN fits.status IS 'ok, or why a value is NULL or doubtful [text]';
 
 CREATE TABLE projections (
