@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
+import peft
 import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
@@ -193,15 +194,15 @@ def accelerate_states(is_safe):
 class Keep(TrainerCallback):
     """Keeps the weights when transformers' Trainer saves."""
 
-    def __init__(self, written):
-        self.written = written
+    def __init__(self, written, weights_of):
+        self.written, self.weights_of = written, weights_of
 
     def on_save(self, args, state, control, model=None, **more):
-        self.written.keep(state.global_step, model.state_dict())
+        self.written.keep(state.global_step, self.weights_of(model))
 
 
-def trainer(folder):
-    """Write what the Trainer of transformers does."""
+def trained(model, folder, weights_of):
+    """What the Trainer of transformers writes of a model."""
     tokens = progressions(torch.Generator().manual_seed(1), 16)
     rows = [{"input_ids": row, "labels": row} for row in tokens]
     arguments = TrainingArguments(
@@ -209,12 +210,21 @@ def trainer(folder):
         per_device_train_batch_size=BATCH, report_to=[], use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     written = Written()
-    training = Trainer(gpt2(), arguments, train_dataset=rows, eval_dataset=rows, callbacks=[Keep(written)])
+    training = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[Keep(written, weights_of)])
     training.train()
+    names = {"loss": "train_loss", "eval_loss": "val_loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
     for row in training.state.log_history:
-        names = {"loss": "train_loss", "eval_loss": "val_loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
         written.logged |= {(names[name], row["step"]): value for name, value in row.items() if name in names}
     return written
+
+
+def trainer(folder):
+    return trained(gpt2(), folder, lambda model: model.state_dict())
+
+
+def adapters(folder):
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, base_model_name_or_path="org/base")
+    return trained(peft.get_peft_model(gpt2(), config), folder, peft.get_peft_model_state_dict)
 
 
 class Module(lightning.LightningModule):
@@ -250,6 +260,8 @@ def lightning_run(folder):
     return written
 
 
+UNFUSED = ("adapters", "torchtitan")
+"""Writers of formats whose weights are not fused."""
 WRITERS = {
     "trainer": trainer,
     "accelerate": accelerate_states(True),
@@ -259,6 +271,7 @@ WRITERS = {
     "bin_whole": bin_whole,
     "bin_shards": bin_shards,
     "hub_cache": hub_cache,
+    "adapters": adapters,
     "lightning": lightning_run,
     "nanogpt": nanogpt(lambda model: model),
     "compiled": nanogpt(torch.compile),

@@ -1,6 +1,7 @@
 """Two processes that save sharded states with torch.distributed.checkpoint; run as a script: folder, rank."""
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -30,9 +31,24 @@ def whole_tensors():
 PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "middle": Shard(1), "copied": Replicate(), "short": Shard(0)}
 
 
+class Block(nn.Module):
+    """A layer by the names of nanoGPT; its rows are not shared evenly either."""
+
+    def __init__(self):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(5)
+        self.attn = nn.ModuleDict({"c_attn": nn.Linear(5, 15), "c_proj": nn.Linear(5, 5, bias=False)})
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(5, 11), "c_proj": nn.Linear(11, 5)})
+
+    def forward(self, x):
+        query, key, value = self.attn["c_attn"](self.ln_1(x)).split(5, dim=-1)
+        x = x + self.attn["c_proj"](query * key + value)
+        return x + self.mlp["c_proj"](self.mlp["c_fc"](x).relu())
+
+
 def network():
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3, bias=False))
+    return nn.Sequential(OrderedDict(h=nn.Sequential(Block())))
 
 
 def save(folder, rank):
@@ -43,7 +59,7 @@ def save(folder, rank):
     model = network()
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    model(torch.ones(2, 6)).sum().backward()
+    model(torch.ones(2, 5)).sum().backward()
     optimizer.step()
     weights, training = get_state_dict(model, optimizer)
     dcp.save({"model": weights, "optimizer": training, "step": 5}, checkpoint_id=folder / "run" / "step-5")

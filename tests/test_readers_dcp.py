@@ -21,6 +21,7 @@ from sedarchive.errors import UnreadableCheckpointError, UnsafeCheckpointError
 from sedarchive.history import CheckpointSource
 from sedarchive.readers import find_runs, fingerprint, open_checkpoint
 from sedarchive.readers.pieces import check_blocks
+from sedarchive.roles import assign_roles
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # torch's, on one process
@@ -95,6 +96,18 @@ def test_a_model_of_fsdp_is_read_without_its_optimizer(sharded):
     with open_checkpoint(run.checkpoints[0]) as reader:
         assert_reads(reader, torch.load(sharded / "whole.pt"))
         assert [finding.check_name for finding in reader.findings] == ["training_state"]
+
+
+def test_the_parts_of_a_fused_weight_of_fsdp_are_rows_of_the_whole(sharded):
+    (run,) = find_runs(sharded / "run")
+    with open_checkpoint(run.checkpoints[0]) as reader:
+        found = assign_roles(reader.specs).roles["h.0.attn.c_attn.weight"]
+        whole = torch.load(sharded / "whole.pt")["h.0.attn.c_attn.weight"]
+        assert [(part.name, part.axis, part.start, part.stop) for part in found.parts] == [
+            ("query", 0, 0, 5), ("key", 0, 5, 10), ("value", 0, 10, 15),
+        ]  # fmt: skip
+        for part, third in zip(found.parts, whole.split(5), strict=True):
+            assert reader.read_rows(found.tensor, part.start, part.stop).tobytes() == numpy_bits(third)
 
 
 def test_the_folder_that_accelerate_puts_into_a_checkpoint_is_read(sharded):
