@@ -1,14 +1,18 @@
 """Element types from file to table: each comes back to the bit, and narrow floats are analysed as their values."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from conftest import Analysis
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small import numpy_bits, walk, write_safetensors, write_torch
 
 from sedarchive.archive import Archive
+from sedarchive.errors import UnreadableCheckpointError
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.readers import find_runs, open_checkpoint
 from sedarchive.restore import restore
 
 torch.set_num_threads(1)
@@ -177,3 +181,42 @@ def test_whole_numbers_and_flags_are_kept_and_not_analysed_and_it_is_said_why(an
     )
     assert analysis.rows("SELECT DISTINCT matrix FROM matrix_spectra") == [("h.0.mlp.c_fc.weight",)]
     assert analysis.rows("SELECT n_parameters FROM runs") == [(72,)]
+
+
+def packed(n_bytes):
+    """A tensor of two numbers a byte."""
+    return torch.arange(n_bytes, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_tensor_of_half_bytes_is_left_out_with_a_word_and_the_others_are_read(tmp_path, sharded):
+    state = {"kept.weight": torch.randn(3, 4), "half.weight": packed(6), "last.bias": torch.randn(5)}
+    folder = tmp_path / "step_1"
+    folder.mkdir()
+    if sharded:
+        names = dict(zip(state, ("a.safetensors", "b.safetensors", "b.safetensors"), strict=True))
+        for file in set(names.values()):
+            save_file({name: value for name, value in state.items() if names[name] == file}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    else:
+        save_file(state, folder / "model.safetensors")
+    (run,) = find_runs(tmp_path)
+    with open_checkpoint(run.checkpoints[0]) as reader:
+        assert set(reader.specs) == set(state) - {"half.weight"}
+        for name in reader.specs:
+            assert reader.read_rows(name, 0, reader.specs[name].rows).tobytes() == numpy_bits(state[name])
+        (finding,) = reader.findings
+    assert (finding.check_name, finding.severity) == ("dropped_entry", "warning")
+    assert "half.weight" in finding.detail
+
+
+def test_a_file_of_half_bytes_alone_holds_no_tensor_and_their_bytes_are_counted(tmp_path):
+    save_file({"half.weight": packed(6)}, tmp_path / "step_1.safetensors")
+    with pytest.raises(UnreadableCheckpointError, match="holds no tensor"):
+        open_checkpoint(find_runs(tmp_path)[0].checkpoints[0])
+    text = (tmp_path / "step_1.safetensors").read_bytes()
+    for old, new in ((b"[12]", b"[13]"), (b"[12]", b"[14]"), (b"[12]", b"[-1]"), (b'"F4"', b'"F5"')):
+        assert old in text
+        (tmp_path / "step_1.safetensors").write_bytes(text.replace(old, new))
+        with pytest.raises(UnreadableCheckpointError, match=r"not as many|whole numbers|unknown dtype"):
+            open_checkpoint(find_runs(tmp_path)[0].checkpoints[0])

@@ -81,6 +81,8 @@ class Contents:
     ties: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    """Tensors that the file holds and that are left out; a finding names them."""
     format: str = ""
     """What the file, or the whole checkpoint, is."""
 

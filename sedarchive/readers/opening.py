@@ -145,7 +145,7 @@ def _joined(found: WeightFiles, parts: dict[str, Contents]) -> Contents:
         return next(iter(parts.values()))
     index = found.index or found.files[0]
     for tensor, shard in found.names.items():
-        if tensor not in parts[shard].tensors:
+        if tensor not in parts[shard].tensors and tensor not in parts[shard].unread:
             raise unreadable(index, f"the shard {shard} does not hold the tensor {tensor[:80]!r} that it names")
     joined = Contents({})
     for shard, part in parts.items():

@@ -4,11 +4,11 @@ Every check of the reference implementation is repeated, in Python integers, whi
 Source: https://github.com/huggingface/safetensors, section "Format".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from sedarchive.history import DTYPES
+from sedarchive.history import DTYPES, Finding
 from sedarchive.readers.byteranges import ByteView, RandomAccessFile
 from sedarchive.readers.contents import Contents
 from sedarchive.readers.faults import reading, unreadable
@@ -36,6 +36,8 @@ _DTYPES = {
     "BOOL": "bool",
     "C64": "complex64",
 }
+_PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Types narrower than a byte, which are left out: bits an element."""
 
 
 def parse_safetensors(file: RandomAccessFile) -> Contents:
@@ -52,10 +54,26 @@ def parse_safetensors(file: RandomAccessFile) -> Contents:
         notes = _metadata(header.pop("__metadata__", {}))
         tensors = {name: _view(file, 8 + n_header, name, entry) for name, entry in header.items()}
         _check_coverage(tensors, 8 + n_header, file.size)
+    packed = tuple(name for name, entry in header.items() if entry["dtype"] in _PACKED_BITS)
+    for name in packed:
+        del tensors[name]
     if not tensors:
         raise unreadable(file.path, "it holds no tensor", "leave this checkpoint out")
     ties = {name: kept for name, kept in notes.items() if _is_tie(name, kept, tensors)}
-    return Contents(tensors | {name: tensors[kept] for name, kept in ties.items()}, ties)
+    tied = {name: tensors[kept] for name, kept in ties.items()}
+    return Contents(tensors | tied, ties, _packed_findings(packed), unread=packed)
+
+
+def _packed_findings(names: Sequence[str]) -> tuple[Finding, ...]:
+    if not names:
+        return ()
+    listed = ", ".join(ascii(name[:80]) for name in names[:16])
+    more = f" and {len(names) - 16} more" if len(names) > 16 else ""
+    detail = (
+        f"of a type of 4 or 6 bits, and missing from the history: {listed}{more}; "
+        "save the weights that they were made from where these are wanted"
+    )
+    return (Finding("dropped_entry", "warning", detail),)
 
 
 def header_length(file: RandomAccessFile) -> int:
@@ -79,14 +97,17 @@ def _metadata(notes: Any) -> Mapping[str, str]:
 
 
 def _view(file: RandomAccessFile, data: int, name: str, entry: Any) -> ByteView:
+    """Where a tensor stands; one of a packed type as its bytes, so that those of the others can be checked."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"the entry of tensor {name!r} is not dtype, shape and data_offsets")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
-        raise ValueError(f"tensor {name!r} has the unknown dtype {str(entry['dtype'])[:40]!r}")
-    dtype, shape, offsets = _DTYPES[entry["dtype"]], _naturals(entry["shape"]), _naturals(entry["data_offsets"])
-    if len(offsets) != 2 or prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
+    code, shape, offsets = entry["dtype"], _naturals(entry["shape"]), _naturals(entry["data_offsets"])
+    if not isinstance(code, str) or code not in _DTYPES.keys() | _PACKED_BITS.keys():
+        raise ValueError(f"tensor {name!r} has the unknown dtype {str(code)[:40]!r}")
+    dtype = _DTYPES.get(code, "uint8")
+    n_bits = prod(shape) * _PACKED_BITS.get(code, 8 * DTYPES[dtype].itemsize)
+    if len(offsets) != 2 or n_bits != 8 * (offsets[1] - offsets[0]):
         raise ValueError(f"the bytes of tensor {name!r} are not as many as its shape needs")
-    return ByteView(file, data + offsets[0], dtype, shape)
+    return ByteView(file, data + offsets[0], dtype, (n_bits // 8,) if code in _PACKED_BITS else shape)
 
 
 def _naturals(values: Any) -> tuple[int, ...]:

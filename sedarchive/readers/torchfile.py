@@ -65,7 +65,7 @@ def torch_contents(found: TorchObject, key: str | None = None) -> Contents:
     meta = {name: _scalar(value, found) for name, value in weights.meta.items()}
     meta = {name: value for name, value in meta.items() if value is not None}
     findings = (*opaque_finding(found.opaque), *weights.findings)
-    return Contents(views, find_ties(weights.tensors), findings, meta, saved_by(found.root))
+    return Contents(views, find_ties(weights.tensors), findings, meta, format=saved_by(found.root))
 
 
 def find_ties(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
