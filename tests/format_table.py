@@ -53,7 +53,7 @@ ROWS = (
     written("transformers, safetensors shards", "safetensors_shards"),
     written("`pytorch_model.bin`", "bin_whole"),
     written("`.bin` shards with their index", "bin_shards"),
-    written("Hugging Face hub cache, `step1000`", "hub_cache"),
+    written("Hugging Face hub cache, `step1000`", "hub_cache", False),
     Row("PEFT adapters", Tick(f"{READS}[adapters]"), None, Tick(f"{LOGS}[adapters]", note="`trainer_state.json`")),
     written("Lightning `.ckpt`", "lightning", logs=Tick(f"{LOGS}[lightning]", note="`metrics.csv`")),
     written("nanoGPT `ckpt_N.pt`", "nanogpt", logs=layout("test_log_texts.py::test_nanogpt", "printed")),

@@ -1,4 +1,4 @@
-"""The table of formats in the README: all of them side by side in one folder, from the files to the tables."""
+"""The table of formats in the README: all of them side by side in one folder, from the files to spectra and logs."""
 
 import ast
 import re
@@ -84,14 +84,8 @@ def spectra_of(anatomy):
 @pytest.mark.parametrize("key", [key for key in WRITERS if key not in UNFUSED])
 def test_the_parts_of_fused_weights_have_spectra_of_their_own(place, key):
     found = anatomy(place.runs[key])
-    assert sorted(leaf.role for leaf in matrix_leaves(found) if leaf.layer == 0) == [
-        "down",
-        "key",
-        "output",
-        "query",
-        "up",
-        "value",
-    ]
+    roles = sorted(leaf.role for leaf in matrix_leaves(found) if leaf.layer == 0)
+    assert " ".join(roles) == "down key output query up value"
     wanted = {
         (step, part): np.linalg.svd(matrix, compute_uv=False)
         for step, state in place.saved[key].states.items()
