@@ -204,6 +204,16 @@ def test_checkpoints_that_the_user_leaves_out_are_told_as_that(mixed):
     )
 
 
+def test_of_several_paths_each_name_says_where_it_is(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        write_safetensors(tmp_path / name / name, walk(1))
+        (tmp_path / name / "notes.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    plan = data_of(run_here("ingest", "one", "two", "--dry-run", "--json"))
+    assert [group["paths"] for group in plan["passed_over"]] == [["one/notes.txt"], ["two/notes.txt"]]
+    assert [run["run"] for run in plan["runs"]] == ["one", "two"]
+
+
 # What it costs
 
 

@@ -1,6 +1,6 @@
 """The plan of an ingest: what would be archived and how it is understood, what it costs, and what stops it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +105,17 @@ def plan_ingest(
         new_checkpoints=sum(len(run.steps) - run.archived for run in runs),
         disk_bytes=needed,
         disk_free=free_bytes(archive),
-        passed_over=tuple(group for path in paths for group in passed_over(path, sources, options)),
+        passed_over=tuple(_strays(paths, sources, options)),
         obstacles=(*obstacles, *archive_obstacles(archive, needed)),
     )
+
+
+def _strays(paths: Sequence[Path], sources: Sequence[RunSource], options: IngestOptions) -> Iterator[PassedOver]:
+    """What belongs to no run; of several paths given each name says below which it is."""
+    for path in paths:
+        for group in passed_over(path, sources, options):
+            named = (f"{path.as_posix()}/{name}" for name in group.paths)
+            yield PassedOver(group.reason, tuple(named)) if paths[1:] else group
 
 
 def _archived_steps(archive: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
