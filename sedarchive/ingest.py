@@ -42,7 +42,7 @@ from sedarchive.readers.training import checkpoint_settings, training_facts, wit
 from sedarchive.sizes import GIB, KIB, MIB, format_size
 from sedarchive.words import counted
 
-LEAST_BATCH = 8
+_BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
 _BATCH_BYTES = 4 * GIB
 """Batches are larger, up to 64 checkpoints, where they come to no more than this: each costs the metadata of all arrays
@@ -224,11 +224,11 @@ class RunIngest:
             (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
             default=0,
         )
-        size = self._options.steps_per_chunk or LEAST_BATCH
+        size = self._options.steps_per_chunk or _BATCH
         if not self._options.steps_per_chunk and not spooled:
             share = self._options.max_mem // max(self._options.workers, 1)
             fits = (n for n in (64, 32, 16) if n * first.n_bytes <= _BATCH_BYTES and copies_bytes(slab, n) <= share)
-            size = next(fits, LEAST_BATCH)
+            size = next(fits, _BATCH)
         one = max(copies_bytes(slab, 1), len(first.reader.specs) * _TENSOR_BYTES)
         while size > 1 and size * one > self._options.max_mem:
             size = (size + 1) // 2
@@ -298,7 +298,7 @@ class RunIngest:
     def _check_memory(self, source: CheckpointSource, reader: CheckpointReader) -> None:
         """Refuse a checkpoint of which one row does not fit: a file of holes claims any length, and costs nothing."""
         steps = self._options.steps_per_chunk
-        grids = {s.name: (chunk_grid(s.rows, s.row_bytes, steps), s.row_bytes) for s in reader.specs.values()}
+        grids = [(s.name, chunk_grid(s.rows, s.row_bytes, steps), s.row_bytes) for s in reader.specs.values()]
         try:
             ingest_workers(grids, 1, self._options.max_mem, 1)
         except MemoryBudgetError as error:
@@ -331,7 +331,7 @@ class RunIngest:
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], str] = {}
         # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
-        grids = {task.info.spec.name: (task.info.grid, task.info.spec.row_bytes) for task in tasks}
+        grids = [(task.info.spec.name, task.info.grid, task.info.spec.row_bytes) for task in tasks]
         workers = ingest_workers(grids, len(opened), self._options.max_mem, self._options.workers)
         for part in self._executor.at_most(workers).map(self._write_tensor, tasks):
             digests.update(part)

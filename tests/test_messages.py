@@ -142,7 +142,7 @@ def test_a_refused_ingest_names_the_tensor_and_the_memory_that_will_do(tmp_path)
     write_safetensors(tmp_path / "run", walk(3, shapes={"small": (2, 2), "large.weight": (400, 1000)}))
     args = ["ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr"]
     said = run_here(*args, "--max-mem", "100kB", code=1).stderr
-    assert "tensor large.weight: a slab at 3 steps needs" in said
+    assert re.search(r"tensor large\.weight: a slab at \d steps? needs", said)
     enough = int(re.search(r"use --max-mem (\d+)MB", said)[1])
     with pytest.raises(MemoryBudgetError) as refused:
         ingest([tmp_path / "run"], tmp_path / "b.zarr", IngestOptions(max_mem=(enough - 1) * 10**6))

@@ -7,7 +7,7 @@ Memory is in bytes throughout.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import groupby, islice
@@ -43,8 +43,8 @@ DEFAULT_BAND = 64
 """Band kept beyond that: windows of up to 64 updates, and comparisons inside it."""
 
 
-def ingest_workers(grids: Mapping[str, tuple[ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
-    """Workers that may copy tensors at once; ``grids`` holds each tensor's grid and bytes a row, by its name.
+def ingest_workers(grids: Sequence[tuple[str, ChunkGrid, int]], n_steps: int, max_mem: int, workers: int) -> int:
+    """Workers that may copy tensors at once; ``grids`` holds each tensor's name, grid and bytes a row.
 
     A worker holds a slab at the ``n_steps`` checkpoints of a batch, and zarr its chunks, encoded and decoded.
 
@@ -56,7 +56,7 @@ def ingest_workers(grids: Mapping[str, tuple[ChunkGrid, int]], n_steps: int, max
     slab = f"a slab at {counted(n_steps, 'step')}"
     needs = [
         Need(name, slab, copies_bytes(grid.slab_rows * row_bytes, max(n_steps, grid.steps)))
-        for name, (grid, row_bytes) in grids.items()
+        for name, grid, row_bytes in grids
     ]
     check_fits(needs, max_mem)
     most = max((need.n_bytes for need in needs), default=0)

@@ -9,7 +9,7 @@ from sedarchive.archive import Archive
 from sedarchive.archive.lock import refuse_while_written
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError, MemoryBudgetError
 from sedarchive.history import TensorSpec
-from sedarchive.ingest import LEAST_BATCH, IngestOptions
+from sedarchive.ingest import IngestOptions
 from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.sizes import KIB, format_size
@@ -94,13 +94,12 @@ def _cannot_be_opened(archive: Path) -> list[str]:
     return []
 
 
-def memory_refusal(specs: Iterable[TensorSpec], n_new: int, options: IngestOptions) -> MemoryBudgetError | None:
-    """Why the tensors of ``n_new`` checkpoints do not fit ``--max-mem``, None if they do."""
-    grids = {
-        spec.name: (chunk_grid(spec.rows, spec.row_bytes, options.steps_per_chunk), spec.row_bytes) for spec in specs
-    }
+def memory_refusal(specs: Iterable[TensorSpec], options: IngestOptions) -> MemoryBudgetError | None:
+    """Why tensors do not fit ``--max-mem``, even one checkpoint at a time; None if they do."""
+    steps = options.steps_per_chunk
+    grids = [(spec.name, chunk_grid(spec.rows, spec.row_bytes, steps), spec.row_bytes) for spec in specs]
     try:
-        ingest_workers(grids, min(n_new, options.steps_per_chunk or LEAST_BATCH), options.max_mem, options.workers)
+        ingest_workers(grids, 1, options.max_mem, options.workers)
     except MemoryBudgetError as error:
         return error
     return None

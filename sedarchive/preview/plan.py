@@ -159,4 +159,4 @@ def _plan_run(
         disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
         findings=(*source.findings, *survey.findings, *log_findings, *missing),
     )
-    return run, memory_refusal(survey.slots, len(steps) - held, options)
+    return run, memory_refusal(survey.slots, options)
