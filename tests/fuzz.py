@@ -3,12 +3,14 @@
 Run the full count with ``python -m pytest -m campaign tests/test_fuzz.py``.
 """
 
+import json
 import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +20,40 @@ MEMORY = 1024 * 2**20
 """No case may raise the peak by more."""
 _INTERESTING = [b"\x00", b"\xff", b"\x80", b"{", b"}", b"[", b"]", b'"', b",", b":", b"-1", b"1e999", b"NaN", b"\n"]
 _INTERESTING += [n.to_bytes(8, "little", signed=False) for n in (0, 1, 2**31 - 1, 2**32, 2**63 - 1, 2**64 - 1)]
+_VALUES = [None, True, -1, 0, 1, 7, 2**31, 2**63, 2**80, 1.5, -1e300, "", "x", "../x", "/x", "\0", "\ud800", "x" * 5000]
+_VALUES += [[], {}, [[]], [None], {"x": 1}, [1, 2, 3], ["a", "b"]]
 _INTERESTING += [b"..", b"/", b"\\", b"cos\nsystem\n", b"R", b"(", b".", b"q\x00", b"h\x00", b"\x8a\xff"]
 
 
-@dataclass(frozen=True)
-class Target:
-    """Files to damage one of, and how they are read."""
+def mutated_json(data: bytes, choose: random.Random) -> bytes:
+    """Return a JSON document with one or two of its values replaced, taken away, or put in twice."""
+    content = json.loads(data)
+    for _ in range(choose.choice((1, 1, 2))):
+        places = list(_places(content))
+        if places:
+            holder, key = choose.choice(places)
+            _change(holder, key, choose)
+    return json.dumps(content).encode()
 
-    name: str
-    write: Callable[[Path], Path]
-    """Writes valid files into a folder; returns the one to damage."""
-    read: Callable[[Path], object]
-    """Reads what stands in the folder."""
+
+def _places(value: object) -> Iterator[tuple]:
+    """Every container of a document with each of its keys or indices."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in list(pairs):
+        yield value, key
+        yield from _places(part)
+
+
+def _change(holder, key, choose: random.Random) -> None:
+    kind = choose.random()
+    if kind < 0.7:
+        holder[key] = deepcopy(choose.choice(_VALUES))
+    elif kind < 0.85:
+        del holder[key]
+    elif isinstance(holder, list):
+        holder.append(holder[key])
+    else:
+        holder[choose.choice(("x", "../x", "", "name", "a/b"))] = holder[key]
 
 
 def mutated(data: bytes, choose: random.Random) -> bytes:
@@ -37,6 +61,20 @@ def mutated(data: bytes, choose: random.Random) -> bytes:
     for _ in range(choose.choice((1, 1, 2, 4))):
         data = choose.choice((_flip, _overwrite, _insert, _delete, _repeat, _cut, _swap))(data, choose)
     return data
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files to damage one of, and how they are read."""
+
+    name: str
+    write: Callable[[Path], Path | Sequence[Path]]
+    """Writes valid files into a folder; returns the one to damage, or those of which each case damages one."""
+    read: Callable[[Path], object]
+    """Reads what stands in the folder."""
+    mutate: Callable[[bytes, random.Random], bytes] = mutated
+    weight: float = 1.0
+    """Share of the cases, for what takes long."""
 
 
 def _at(data: bytes, choose: random.Random) -> int:
@@ -116,14 +154,16 @@ def attack(target: Target, folder: Path, seeds: range, allowed: type[Exception])
     AssertionError
         At the first case that raises another error, takes too long, or changes a file; the message names its seed.
     """
-    victim = target.write(folder)
-    valid = victim.read_bytes()
+    written = target.write(folder)
+    victims = {path: path.read_bytes() for path in ([written] if isinstance(written, Path) else written)}
     target.read(folder)
     outcome = Outcome()
     standing = _listing(folder)
     before = _peak()
     for seed in seeds:
-        victim.write_bytes(mutated(valid, random.Random(f"{target.name} {seed}")))
+        choose = random.Random(f"{target.name} {seed}")
+        victim = choose.choice(list(victims))
+        victim.write_bytes(target.mutate(victims[victim], choose))
         start = time.perf_counter()
         try:
             with within(SECONDS):
@@ -133,6 +173,7 @@ def attack(target: Target, folder: Path, seeds: range, allowed: type[Exception])
             if not names_it:
                 raise AssertionError(f"{target.name}, seed {seed}: {type(error).__name__}: {error}") from error
             outcome.refused += 1
+        victim.write_bytes(victims[victim])
         outcome.slowest = max(outcome.slowest, time.perf_counter() - start)
         outcome.cases += 1
     assert _listing(folder) == standing, f"{target.name}: files appeared or vanished"

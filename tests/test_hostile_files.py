@@ -224,7 +224,6 @@ DOUBLED = b"".join(b"]" + b"h" + bytes([i]) + b"ah" + bytes([i]) + b"aq" + bytes
 pickled("a pickle nested 100,000 deep", b"]" * 100_000 + b"a" * 99_999 + b".", "no tensor")
 pickled("a pickle that holds itself", b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", "no tensor")
 pickled("a memo bomb of 2^60 lists", b"\x80\x02]q\x00" + DOUBLED + b".", "no tensor")
-pickled("a pickle of a million and more lists", b"\x80\x02(" + b"]" * 1_000_100 + b"l.", "more than 1000000 objects")
 pickled("a text said to be 2^60 bytes long", b"\x8d" + struct.pack("<Q", 2**60) + b"x.", "claims more than")
 pickled("a persistent id that is a text", b"P../../etc/passwd\n.", "persistent id")
 
@@ -409,25 +408,35 @@ def bombs(run):
     (run / "log.jsonl").write_bytes(b"".join(b'{"step":1,"%s%d":1}\n' % (b"n" * 20_000, at) for at in range(500)))
 
 
-def measured(tmp_path, *args):
-    """What a process of its own used, and what it wrote to stdout; it must end well."""
-    with (tmp_path / "out").open("wb") as out:
-        process = subprocess.Popen(args, stdout=out, stderr=subprocess.PIPE, env=environment())
-        words = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        process.stderr.close()
-    assert process.returncode == 0, words.decode()
-    return usage, (tmp_path / "out").read_text()
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([used.ru_maxrss / 1024, used.ru_utime + used.ru_stime]), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def measured(*args):
+    """What a process of its own writes to stdout, its peak in MiB and its processor time in s; it must end well.
+
+    A small process starts it: one that we start ourselves would be charged with our own peak.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, args)], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, *json.loads(done.stderr.splitlines()[-1])
 
 
 def test_bombs_take_neither_memory_nor_time(tmp_path):
     run = tmp_path / "run"
     write_safetensors(run, walk(2, shapes=SHAPES), [10, 30])
     bombs(run)
-    usage, words = measured(tmp_path, *command("ingest", run, "--archive", tmp_path / "a.zarr", "--json"))
-    assert usage.ru_maxrss < 1024 * 1024
-    assert usage.ru_utime + usage.ru_stime < 60
+    words, peak, seconds = measured(*command("ingest", run, "--archive", tmp_path / "a.zarr", "--json"))
+    print(f"{peak:.0f} MiB, {seconds:.1f} s of processor time")
+    assert peak < 700
+    assert seconds < 60
     (report,) = json.loads(words)
     told = {found["check_name"] for found in report["findings"] if found["severity"] != "info"}
     assert told >= {"unreadable_checkpoint", "unreadable_log", "config"}
@@ -453,10 +462,10 @@ def test_a_hundred_thousand_tiny_tensors_are_opened_in_seconds(tmp_path, suffix)
         "reader = open_checkpoint(CheckpointSource(1, 'a', Path(sys.argv[1])));"
         "print(len(reader.specs), reader.read_rows('t99999', 0, 1).shape)"
     )
-    usage, words = measured(tmp_path, sys.executable, "-c", code, path)
+    words, peak, seconds = measured(sys.executable, "-c", code, path)
     assert words == f"{MANY} (1, 1)\n"
-    assert usage.ru_maxrss < 1024 * 1024
-    assert usage.ru_utime + usage.ru_stime < 30
+    assert peak < 400
+    assert seconds < 30
 
 
 @pytest.mark.slow
@@ -466,10 +475,10 @@ def test_a_hundred_thousand_tiny_tensors_are_archived(tmp_path):
     (tmp_path / "run").mkdir()
     for step in (1, 2):
         write_raw(tmp_path / f"run/step_{step}.safetensors", header, bytes(4 * MANY))
-    usage, words = measured(tmp_path, *command("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--json"))
-    print(f"{usage.ru_maxrss / 1024:.0f} MiB, {usage.ru_utime + usage.ru_stime:.1f} s of processor time")
+    words, peak, seconds = measured(*command("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--json"))
+    print(f"{peak:.0f} MiB, {seconds:.1f} s of processor time")
     assert json.loads(words)[0]["added"] == 2
-    assert usage.ru_maxrss < 2 * 1024 * 1024
+    assert peak < 1500
 
 
 def test_many_tiny_tensors_are_archived_a_few_checkpoints_at_a_time(tmp_path, monkeypatch):

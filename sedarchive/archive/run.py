@@ -248,7 +248,7 @@ class RunArchive:
                 values = read_region(array, span[: array.ndim])
                 if values.size != (group[-1] + 1 - group[0]) * prod(shape):  # it ends before these slots
                     raise _misfit(array.path)
-                values = values.reshape(-1, *shape)
+                values = values.reshape(group[-1] + 1 - group[0], *shape)
                 part[:] = values if len(values) == len(group) else values[np.subtract(group, group[0])]
             at += len(group)
         return out
