@@ -24,10 +24,8 @@ from sedarchive.errors import (
     ArchiveError,
     ChangedSourceError,
     HistoryError,
-    MemoryBudgetError,
     NoCheckpointsError,
     SedarchiveError,
-    UnreadableCheckpointError,
 )
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
@@ -36,6 +34,7 @@ from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
+from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
@@ -286,7 +285,8 @@ class RunIngest:
             try:
                 mark = fingerprint(source.path, source.key)
                 reader = stack.enter_context(open_checkpoint(source, spool))
-                self._check_memory(source, reader)
+                options = self._options
+                check_bounds(source.path, reader.specs.values(), options.max_mem, options.steps_per_chunk)
             except HistoryError as error:
                 self._report_unreadable(source, error)
                 continue
@@ -294,15 +294,6 @@ class RunIngest:
             self._note_settings(source, reader)
             opened.append(OpenedCheckpoint(source, reader, mark))
         return opened, []
-
-    def _check_memory(self, source: CheckpointSource, reader: CheckpointReader) -> None:
-        """Refuse a checkpoint of which one row does not fit: a file of holes claims any length, and costs nothing."""
-        steps = self._options.steps_per_chunk
-        grids = [(s.name, chunk_grid(s.rows, s.row_bytes, steps), s.row_bytes) for s in reader.specs.values()]
-        try:
-            ingest_workers(grids, 1, self._options.max_mem, 1)
-        except MemoryBudgetError as error:
-            raise UnreadableCheckpointError(f"{source.path}: {error}") from error
 
     def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:
         self.report.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=source.step))

@@ -32,7 +32,10 @@ from test_readers_safetensors import entry, write_raw
 import sedarchive.ingest
 from sedarchive.archive import Archive
 from sedarchive.archive.verify import verify
+from sedarchive.errors import UnreadableCheckpointError
+from sedarchive.history import TensorSpec
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.readers.bounds import check_bounds
 
 torch.set_num_threads(1)
 SHAPES = {"w": (3, 2)}
@@ -468,17 +471,26 @@ def test_a_hundred_thousand_tiny_tensors_are_opened_in_seconds(tmp_path, suffix)
     assert seconds < 30
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_tiny_tensors_are_archived(tmp_path):
-    """Its memory is bounded and its time grows with the number of tensors, each of which is a folder."""
+def test_a_hundred_thousand_tiny_tensors_are_refused_by_ingest(tmp_path):
+    write_safetensors(tmp_path / "run", walk(2, shapes=SHAPES), [1, 3])
     header = {f"t{at}": entry(shape=(1,), offsets=(4 * at, 4 * at + 4)) for at in range(MANY)}
-    (tmp_path / "run").mkdir()
-    for step in (1, 2):
-        write_raw(tmp_path / f"run/step_{step}.safetensors", header, bytes(4 * MANY))
-    words, peak, seconds = measured(*command("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--json"))
-    print(f"{peak:.0f} MiB, {seconds:.1f} s of processor time")
-    assert json.loads(words)[0]["added"] == 2
-    assert peak < 1500
+    write_raw(tmp_path / "run/step_2.safetensors", header, bytes(4 * MANY))
+    start = time.process_time()
+    (report,) = ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions())
+    assert time.process_time() - start < 20
+    assert (report.error, report.added) == (None, 2)
+    (found,) = [one for one in report.findings if one.severity == "error"]
+    assert_said(
+        found.detail, r"step_2\.safetensors: it holds 100000 tensors of 4 bytes on average.*leave this checkpoint out"
+    )
+
+
+def test_as_many_tensors_of_a_size_worth_a_folder_are_taken():
+    path = Path("step_1")
+    check_bounds(path, [TensorSpec(f"t{at}", "float32", (300,)) for at in range(30_000)], 2**29)
+    check_bounds(path, [TensorSpec(f"t{at}", "float32", (1,)) for at in range(20_000)], 2**29)
+    with pytest.raises(UnreadableCheckpointError, match="20001 tensors"):
+        check_bounds(path, [TensorSpec(f"t{at}", "float32", (255,)) for at in range(20_001)], 2**29)
 
 
 def test_many_tiny_tensors_are_archived_a_few_checkpoints_at_a_time(tmp_path, monkeypatch):

@@ -1,0 +1,45 @@
+"""What a checkpoint may ask of the archive: a file of holes claims any length, and a header any number of tensors."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from sedarchive.errors import MemoryBudgetError, UnreadableCheckpointError
+from sedarchive.history import TensorSpec
+from sedarchive.plan.grid import chunk_grid
+from sedarchive.plan.tasks import ingest_workers
+from sedarchive.readers.faults import unreadable
+
+_MANY, _FINE = 20_000, 1024
+
+
+def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps_per_chunk: int | None = None) -> None:
+    """Refuse a checkpoint that would take more memory or files than its weights are worth.
+
+    Parameters
+    ----------
+    path
+        The checkpoint, which the error names.
+    specs
+        Its tensors.
+    max_mem
+        Bytes that ingest may work in.
+    steps_per_chunk
+        Steps a chunk, where the user gives them.
+
+    Raises
+    ------
+    UnreadableCheckpointError
+        If one row of a tensor does not fit `max_mem`, or more than 20,000 tensors hold less than 1 KiB on average.
+    """
+    n_bytes = sum(spec.nbytes for spec in specs)
+    if len(specs) > _MANY and n_bytes < _FINE * len(specs):
+        cause = (
+            f"it holds {len(specs)} tensors of {n_bytes // len(specs)} bytes on average, each of which would become a "
+            "folder; no model is cut so finely"
+        )
+        raise unreadable(path, cause, "join them before they are saved, or leave this checkpoint out")
+    grids = [(one.name, chunk_grid(one.rows, one.row_bytes, steps_per_chunk), one.row_bytes) for one in specs]
+    try:
+        ingest_workers(grids, 1, max_mem, 1)
+    except MemoryBudgetError as error:
+        raise UnreadableCheckpointError(f"{path}: {error}") from error
