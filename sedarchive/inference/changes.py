@@ -47,7 +47,7 @@ class ShiftOptions:
 
     alpha: float = 0.05
     """A shift with a larger p-value is not dated; 1 - alpha is the level of the interval too."""
-    draws: int = 1999
+    draws: int = 4999
     """Series of noise that the p-value compares with."""
     replicas: int = 199
     """Series that the interval comes from."""
