@@ -4,7 +4,8 @@
 -- param method = 'peak' | 'derivative' | 'threshold': rule that divides the run, see `sedarchive explain phases.method`
 -- param k integer: ratio sigma_k / sigma_(k+1) that is followed (not set: that at the run's modal signal rank)
 -- param run: only this run (not set: all runs)
--- columns: run, scope, k, phase, step_from, step_to, peak_ratio, threshold, null_share, null_walks, status
+-- columns: run, scope, k, phase, step_from, step_to, peak_ratio, null_peak_ratio, threshold, null_share, null_walks,
+--   status
 -- source: Xu 2026 (arXiv:2603.15678), three phases of the edge, and its scripts
 -- note: A peak can be found in any series: null_share is the share of random walks, with the norms of this run's
 --   updates, in which the same rule finds all three phases. A pattern that noise shows as often is none. A window of W
@@ -19,6 +20,7 @@ SELECT
     step_from,
     step_to,
     peak_ratio,
+    null_peak_ratio,
     threshold,
     null_share,
     null_walks,

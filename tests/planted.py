@@ -239,6 +239,7 @@ def plant_phases(db):
         "step_to": [1500, 3000, 5000],
         "threshold": 0.85,
         "peak_ratio": 1.9,
+        "null_peak_ratio": 1.2,
         "null_share": 0.4,
         "null_walks": 49,
         "status": "ok",

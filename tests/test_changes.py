@@ -198,16 +198,16 @@ def test_noise_windows_are_called_shifts_at_about_the_nominal_rate(n, size):
 
 
 @pytest.mark.campaign
-def test_how_often_noise_windows_are_called_shifts():
+@pytest.mark.parametrize(("n", "size"), [(41, 10), (51, 10), (96, 5), (190, 10), (180, 20)])
+def test_how_often_noise_windows_are_called_shifts(n, size):
     """A table of rejections at 5 %, 2,000 trials."""
-    for n, size in ((41, 10), (51, 10), (96, 5), (190, 10), (180, 20)):
-        print(f"\nn_windows {n}, W {size}: rejections at 5 %")
-        for name, series in noise_kinds(n, size, 2000, n):
-            share = rejections(series, size, ShiftOptions())
-            print(f"  {name:50s} {share:.3f}")
-            if "AR(1)" not in name:
-                assert share <= 0.07, name
-                assert share >= 0.03 or n < 10 * size, name
+    print(f"\nn_windows {n}, W {size}: rejections at 5 %")
+    for name, series in noise_kinds(n, size, 2000, n):
+        share = rejections(series, size, ShiftOptions())
+        print(f"  {name:50s} {share:.3f}")
+        if "AR(1)" not in name:
+            assert share <= 0.07, name
+            assert share >= 0.03 or n < 10 * size or "equal norms" in name, name
 
 
 @pytest.mark.campaign

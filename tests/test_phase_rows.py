@@ -91,6 +91,8 @@ def test_the_phases_in_the_table_are_those_of_the_series(opened):
         found = {row["phase"]: (row["step_from"], row["step_to"]) for row in rows if row["method"] == method}
         assert found == {name: (ends[span[0]], ends[span[1]]) for name, span in expected.spans().items()}
     assert all(0 <= row["null_share"] <= 1 and row["null_walks"] == 49 for row in rows)
+    assert all(1 < row["null_peak_ratio"] < row["peak_ratio"] for row in rows)
+    assert {row["peak_ratio"] for row in rows} == {ratio_of_windows().max()}
     flat = ask(opened, "FROM phases WHERE k = 1")
     assert {(row["status"], row["is_modal"]) for row in flat} == {("no_pattern", False)}
     assert {row["k"] for row in ask(opened, "FROM phases")} == {1, 2, 3, 4}

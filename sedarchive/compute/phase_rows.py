@@ -122,7 +122,8 @@ def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: Sequence
         "method": method,
         "threshold": options.threshold(method),
         "is_modal": k == windows.modal_rank,
-        "peak_ratio": float(np.nanmax(ratio)) if np.isfinite(ratio).any() else None,
+        "peak_ratio": _largest(ratio),
+        "null_peak_ratio": float(np.median([_largest(series) for series in noise])),
         "null_share": pattern_share(noise, method, options) if found.status != "too_few" else None,
         "null_walks": len(noise),
         "status": found.status,
@@ -137,6 +138,12 @@ def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: Sequence
 def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
     """Rows as columns; what a row lacks is None."""
     return {name: [row.get(name) for row in rows] for name in names} if rows else {}
+
+
+def _largest(ratio: Floats) -> float:
+    """Largest known ratio; NaN, which becomes NULL, where none is."""
+    known = ratio[np.isfinite(ratio)]
+    return float(known.max()) if len(known) else float("nan")
 
 
 def _collapse_row(windows: WindowedScope, found: Found, k: int, method: str, causal: bool) -> Row:

@@ -31,7 +31,7 @@ _EVENTS = ("collapse", "stabilisation", "shift", "grok")
 """Kinds of events that are written here."""
 _PHASE_COLUMNS = (
     *("scope", "window_size", "k", "method", "phase", "step_from", "step_to", "threshold", "is_modal", "peak_ratio"),
-    *("null_share", "null_walks", "status"),
+    *("null_peak_ratio", "null_share", "null_walks", "status"),
 )
 _EVENT_COLUMNS = (
     *("scope", "window_size", "event", "method", "step", "low", "high", "p", "causal", "feature", "k", "change"),
@@ -85,7 +85,10 @@ class _Logs:
             "SELECT step, value FROM checkpoint_metrics "
             "WHERE run = ? AND name = ? AND join_rule = 'interpolate' ORDER BY step"
         )
-        as_logged = "SELECT step, value FROM metrics WHERE run = ? AND name = ? AND isfinite(value) ORDER BY step"
+        as_logged = (
+            "SELECT step, min_by(value, coalesce(source, '')) FROM metrics "
+            "WHERE run = ? AND name = ? AND isfinite(value) GROUP BY step ORDER BY step"
+        )
         loss = _log(database, at_checkpoints, run, "val_loss") or _log(database, at_checkpoints, run, "train_loss")
         return cls(loss, _log(database, as_logged, run, "val_acc"))
 

@@ -12,6 +12,7 @@ CREATE TABLE phases (
     threshold DOUBLE,
     is_modal BOOLEAN,
     peak_ratio DOUBLE,
+    null_peak_ratio DOUBLE,
     null_share DOUBLE,
     null_walks BIGINT,
     status VARCHAR
@@ -28,6 +29,7 @@ COMMENT ON COLUMN phases.step_to IS 'Last update of the last window of the phase
 COMMENT ON COLUMN phases.threshold IS 'Threshold of the method [unit of the method]';
 COMMENT ON COLUMN phases.is_modal IS 'Whether k is the most frequent signal_rank of the run [flag]';
 COMMENT ON COLUMN phases.peak_ratio IS 'Largest ratio of the run at this k [1]';
+COMMENT ON COLUMN phases.null_peak_ratio IS 'Median over random walks with the norms of the updates of their largest ratio at this k [1]';
 COMMENT ON COLUMN phases.null_share IS 'Share of random walks with the norms of the updates in which the method finds all three phases: its rate of false positives [1]';
 COMMENT ON COLUMN phases.null_walks IS 'Random walks that null_share counts [count]';
 COMMENT ON COLUMN phases.status IS 'ok (all three phases), plateau_at_border (rise or collapse is missing), no_pattern (both are), too_few (windows) [text]';
