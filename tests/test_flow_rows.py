@@ -146,8 +146,8 @@ def test_of_a_long_run_evenly_spaced_windows_are_fitted():
     windows = GapWindows(10 * np.arange(397), sigma, np.ones(397))
     history = RandomHistory(np.ones(400), 100.0)
     rows = flow_rows(windows, history, with_null=True)
-    assert {row["n"] for row in rows if row["fit"] == "gap_flow"} == {100 - 2}
-    forward = next(row for row in rows if row["fit"] == "gap_flow_forward" and row["parameter"] == "damping")
+    assert {row["n"] for row in rows if row["fit"] == "gap_flow"} == {100 - 1}
+    forward = next(row for row in rows if row["fit"] == "gap_flow" and row["parameter"] == "damping")
     gap = sigma[::4, 0] - sigma[::4, 1]
     slope, _ = np.polyfit(gap[:-1], np.diff(gap) / 40, 1)
     assert forward["estimate"] == pytest.approx(-slope)

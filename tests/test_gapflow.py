@@ -45,8 +45,8 @@ def random_history(n, dimension, size, k, rng):
 def test_rates_are_differences_per_step_of_unequal_spacing():
     steps = np.array([0, 10, 40, 50])
     gap = 3.0 + 0.5 * steps
-    np.testing.assert_allclose(gap_rate(steps, gap), [np.nan, 0.5, 0.5, np.nan])
-    np.testing.assert_allclose(gap_rate(steps, gap**2, forward=True), [*np.diff(gap**2) / [10, 30, 10], np.nan])
+    np.testing.assert_allclose(gap_rate(steps, gap, centred=True), [np.nan, 0.5, 0.5, np.nan])
+    np.testing.assert_allclose(gap_rate(steps, gap**2), [*np.diff(gap**2) / [10, 30, 10], np.nan])
 
 
 def test_the_line_is_that_of_least_squares_and_leaves_unknown_points_out():
@@ -62,18 +62,34 @@ def test_the_line_is_that_of_least_squares_and_leaves_unknown_points_out():
         assert fit.r2[row] == pytest.approx(np.corrcoef(gap[row][known], rate[row][known])[0, 1] ** 2)
 
 
-@pytest.mark.parametrize("forward", [False, True])
-def test_a_planted_damping_and_its_viable_gap_are_found(forward):
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_planted_damping_and_its_viable_gap_are_found(centred):
     gap = relaxing(0.004, 5.0, 12.0, noise=0.02)
-    flow = gap_flow(STEPS, sigma_with(gap), 2, NO_NULL, forward)
-    wanted = (1 - np.exp(-0.2)) / 50 if forward else np.sinh(0.2) / 50
+    flow = gap_flow(STEPS, sigma_with(gap), 2, NO_NULL, centred)
+    wanted = np.sinh(0.2) / 50 if centred else (1 - np.exp(-0.2)) / 50
     assert flow.damping == pytest.approx(wanted, rel=0.03)
-    assert flow.damping_low < flow.damping < flow.damping_high
     assert flow.viable_gap == pytest.approx(5.0, abs=0.05)
-    assert flow.viable_low < flow.viable_gap < flow.viable_high
-    assert flow.viable_low == pytest.approx(5.0, abs=0.2)
     assert flow.r2 > 0.95
-    assert (flow.status, flow.n) == ("no_null", 58 + forward)
+    assert (flow.status, flow.n) == ("no_null", 58 if centred else 59)
+    ends = [flow.damping_low, flow.damping_high, flow.viable_low, flow.viable_high]
+    if centred:
+        assert np.isnan(ends).all()
+    else:
+        assert ends[0] < flow.damping < ends[1]
+        assert ends[2] < flow.viable_gap < ends[3]
+        assert ends[2] == pytest.approx(5.0, abs=0.2)
+
+
+@pytest.mark.parametrize(("noise", "start"), [(0.02, 12.0), (0.3, 12.0), (0.3, 5.0)])
+def test_the_intervals_cover_what_was_planted(noise, start):
+    covered = viable = ended = 0
+    for seed in range(300):
+        flow = gap_flow(STEPS, sigma_with(relaxing(0.004, 5.0, start, noise, seed)), 2, NO_NULL)
+        covered += flow.damping_low <= (1 - np.exp(-0.2)) / 50 <= flow.damping_high
+        ended += np.isfinite(flow.viable_low)
+        viable += flow.viable_low <= 5 <= flow.viable_high
+    assert 0.9 <= covered / 300 <= 0.99
+    assert 0.9 <= viable / ended <= 0.99
 
 
 def test_a_growing_gap_has_no_viable_value():
@@ -98,10 +114,10 @@ def test_noise_damps_by_the_naive_test_and_not_by_its_sampled_null():
     naive = found = 0
     for _ in range(60):
         sigma, gap = random_history(n, dimension, size, k, rng)
-        fit = fit_flow(gap, gap_rate(steps, gap, forward=True))
+        fit = fit_flow(gap, gap_rate(steps, gap))
         t = np.sqrt(fit.r2 / (1 - fit.r2) * (len(gap) - 3))
         naive += fit.slope < 0 and t > 2
-        found += gap_flow(steps, sigma, k, null, forward=True).p <= 0.05
+        found += gap_flow(steps, sigma, k, null).p <= 0.05
     assert naive >= 48
     assert found <= 8  # of 60 at 5 %: more than 8 happens once in 300
 
@@ -111,7 +127,7 @@ def test_a_planted_return_to_a_gap_exceeds_that_of_random_updates():
     null = walk_gaps(RandomHistory(np.ones(n), 300), size, 2, draws=199)
     flow = gap_flow(STEPS, sigma_with(relaxing(0.01, 2.0, 9.0, noise=0.05)), 2, null)
     assert flow.p == pytest.approx(1 / 200)
-    assert flow.null_high < flow.damping
+    assert flow.null_low < flow.null_high
     assert flow.status == "ok"
 
 

@@ -13,8 +13,8 @@ from sedarchive.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
 
-FLOWS = {"gap_flow": False, "gap_flow_forward": True}
-"""Fits that need the sampled null -> whether their difference is forward."""
+FLOWS = {"gap_flow": False, "gap_flow_xu": True}
+"""Fits that need the sampled null -> whether their difference is the authors' centred one."""
 MOST_WINDOWS = 128
 FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality")
 _TEXTS = ("fit", "parameter", "status")
@@ -54,8 +54,8 @@ def flow_rows(windows: GapWindows, history: RandomHistory, with_null: bool) -> l
     k, taken = windows.k, np.arange(0, n_windows, -(-n_windows // MOST_WINDOWS))
     null = walk_gaps(history, size, k, taken) if with_null else np.empty((0, len(taken)))
     found = []
-    for name, forward in FLOWS.items():
-        flow = gap_flow(windows.step[taken], windows.sigma[taken], k, null, forward)
+    for name, centred in FLOWS.items():
+        flow = gap_flow(windows.step[taken], windows.sigma[taken], k, null, centred)
         shared = {"fit": name, "k": k, "n": flow.n, "status": flow.status}
         found += [shared | _damping(flow), shared | _viable(flow)]
     return found
