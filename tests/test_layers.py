@@ -45,6 +45,8 @@ NEIGHBOURS = {
     ("windows", "modes"),
     ("windows", "repulsion"),
     ("windows", "turning"),
+    ("noise", "leaders"),
+    ("noise", "modes"),
     ("nulls", "gram"),
     ("projection", "edge"),
     ("nulls", "leaders"),

@@ -11,7 +11,7 @@ from sedarchive.compute.window_rows import adiabatic_columns, noise_columns, tur
 from sedarchive.drift import component_shares
 from sedarchive.edge import edge_scalars
 from sedarchive.gram import Gram
-from sedarchive.noise import noise_levels
+from sedarchive.noise import noise_levels, noise_overlaps
 from sedarchive.schedule import Schedule
 from sedarchive.turning import turning
 from sedarchive.windows import window_series
@@ -224,6 +224,23 @@ def test_the_published_figure_lies_below_the_noise_value_of_its_threshold():
 def test_there_are_no_noise_levels_below_as_many_dimensions_as_updates():
     levels = noise_levels(10, 5, 1000)
     assert np.isnan([levels.mp_edge, levels.above_mp, levels.bbp_ratio]).all()
+
+
+@pytest.mark.parametrize("dimension", [16, 100])
+def test_the_overlaps_of_noise_are_those_of_explicit_random_updates(dimension):
+    rng = np.random.default_rng(6)
+    rows = rng.standard_normal((1500, 11, dimension))
+    rows /= np.linalg.norm(rows, axis=2, keepdims=True)
+    before, after = (np.linalg.svd(part, full_matrices=False)[2] for part in (rows[:, :-1], rows[:, 1:]))
+    explicit = np.abs(np.vecdot(before, after))
+    found = noise_overlaps(10, dimension, draws=3000)
+    np.testing.assert_allclose(found.median, np.median(explicit, axis=0), atol=0.05)
+    np.testing.assert_allclose(found.high[0], np.quantile(explicit[:, 0], 0.95), atol=0.02)
+    assert 0.75 < explicit[:, 0].mean() < 0.9
+
+
+def test_noise_in_fewer_dimensions_than_updates_has_overlaps_where_it_has_directions():
+    assert np.isfinite(noise_overlaps(6, 3).median).tolist() == [True] * 3 + [False] * 3
 
 
 def test_the_noise_edge_of_a_window_has_the_energy_of_its_updates():

@@ -17,6 +17,7 @@ from sedarchive.compute.flow_rows import GapWindows, as_columns, flow_rows, has_
 from sedarchive.compute.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
 from sedarchive.executor import Executor
 from sedarchive.gapflow import RandomHistory
+from sedarchive.noise import noise_overlaps
 from sedarchive.nulls import NullBands, NullCache, null_bands
 from sedarchive.tables import Database
 
@@ -70,9 +71,10 @@ def bands_of_windows(
 
 
 def unit_null(size: int, p_eff: float, cache: NullCache) -> UnitNull:
-    """Null of the largest ratio of ``size`` updates of equal norms."""
+    """Null of ``size`` updates of equal norms."""
     bands = null_bands(np.ones((1, size)), np.full(1, np.nan), p_eff, cache=cache)
-    return UnitNull(float(bands.edge_ratio_null[0]), float(bands.edge_ratio_null_high[0]))
+    edge_ratio, high = float(bands.edge_ratio_null[0]), float(bands.edge_ratio_null_high[0])
+    return UnitNull(edge_ratio, high, noise_overlaps(size, p_eff))
 
 
 def null_rows(standing: Sequence[StandingWindows], executor: Executor) -> dict[str, Columns]:
@@ -87,9 +89,10 @@ def null_rows(standing: Sequence[StandingWindows], executor: Executor) -> dict[s
 def _null_rows(cache: NullCache, standing: StandingWindows) -> dict[str, Columns]:
     size = standing.size
     bands = bands_of_windows(standing.norms, size, standing.edge_ratio, standing.p_eff, cache)
-    windows = {"step": standing.step, **null_columns(bands, unit_null(size, standing.p_eff, cache))}
+    unit = unit_null(size, standing.p_eff, cache)
+    windows = {"step": standing.step, **null_columns(bands, unit)}
     order = {"step": np.repeat(standing.step, size), "k": np.tile(np.arange(1, size + 1), len(standing.step))}
-    sigmas = {**order, **ratio_null_columns(bands, size)}
+    sigmas = {**order, **ratio_null_columns(bands, unit)}
     history = RandomHistory(standing.norms, standing.p_eff)
     fits = as_columns(flow_rows(standing.gaps, history, has_flow_null(standing.scope)))
     found = {"windows": windows, "window_sigmas": sigmas, "fits": fits}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sedarchive.audit import Evidence, marked
 from sedarchive.compute.logged import Logged
 from sedarchive.leaves import Scope
-from sedarchive.noise import noise_levels
+from sedarchive.noise import NoiseOverlaps, noise_levels
 from sedarchive.nulls import NullBands
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.turning import turning
@@ -59,11 +59,19 @@ class ScopeHistory:
 
 @dataclass(frozen=True)
 class UnitNull:
-    """Null of the largest ratio of updates of equal norms; NaN if it was not asked for."""
+    """Null of updates of equal norms; NaN if it was not asked for."""
 
-    median: float = np.nan
-    high: float = np.nan
-    """95 % quantile."""
+    edge_ratio: float
+    """Median of the largest ratio."""
+    edge_ratio_high: float
+    """Its 95 % quantile."""
+    overlaps: NoiseOverlaps
+
+    @classmethod
+    def unknown(cls, size: int) -> "UnitNull":
+        """Return the null of windows of ``size`` updates for which none was asked."""
+        none = np.full(size, np.nan)
+        return cls(np.nan, np.nan, NoiseOverlaps(none, none))
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ def sigma_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistor
         "k": np.tile(np.arange(1, size + 1), n_windows),
         "sigma": series.sigma.ravel(),
         "ratio": series.ratio.ravel(),
-        **ratio_null_columns(nulls.bands, size),
+        **ratio_null_columns(nulls.bands, nulls.unit),
         "overlap_previous": series.overlap_previous.ravel(),
         "stability_dk": series.stability_dk.ravel(),
         "stability_split": series.stability_split.ravel(),
@@ -203,14 +211,17 @@ def null_columns(bands: NullBands, unit: UnitNull) -> Columns:
     """Columns of ``windows`` that hold the null."""
     own = {name: getattr(bands, name) for name in ("edge_ratio_null", "edge_ratio_null_high", "edge_ratio_p")}
     n_windows = len(bands.edge_ratio_null)
-    equal = {"edge_ratio_unit_null": unit.median, "edge_ratio_unit_null_high": unit.high}
+    equal = {"edge_ratio_unit_null": unit.edge_ratio, "edge_ratio_unit_null_high": unit.edge_ratio_high}
     return own | {name: np.full(n_windows, value) for name, value in equal.items()}
 
 
-def ratio_null_columns(bands: NullBands, size: int) -> Columns:
+def ratio_null_columns(bands: NullBands, unit: UnitNull) -> Columns:
     """Columns of ``window_sigmas`` that hold the null, a value for each window and k."""
+    n_windows, size = bands.sigma_null.shape
+    overlaps = {"overlap_null": unit.overlaps.median, "overlap_null_high": unit.overlaps.high}
     ratios = {name: _padded(getattr(bands, name), size).ravel() for name in ("ratio_null_low", "ratio_null_high")}
-    return {"sigma_null": bands.sigma_null.ravel(), **ratios}
+    repeated = {name: np.tile(values, n_windows) for name, values in overlaps.items()}
+    return {"sigma_null": bands.sigma_null.ravel(), **ratios, **repeated}
 
 
 def _rank(values: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -218,7 +218,7 @@ class _ScopeSeries:
         """Rows of ``windows``, ``window_sigmas`` and ``fits``."""
         series = window_series(self.gram, size, self.scope.n_elements, self.decay)
         bands = self._null_bands(series) if with_null else unknown_bands(len(series), size)
-        unit = unit_null(size, self.p_eff, self.cache) if with_null else UnitNull()
+        unit = unit_null(size, self.p_eff, self.cache) if with_null else UnitNull.unknown(size)
         nulls = WindowNulls(bands, unit, self.p_eff)
         return {
             "windows": self._named(window_columns(series, nulls, self.history), size),

@@ -138,6 +138,8 @@ CREATE TABLE window_sigmas (
     ratio_null_low DOUBLE,
     ratio_null_high DOUBLE,
     overlap_previous DOUBLE,
+    overlap_null DOUBLE,
+    overlap_null_high DOUBLE,
     stability_dk DOUBLE,
     stability_split DOUBLE,
     stability_proxy DOUBLE,
@@ -159,6 +161,8 @@ COMMENT ON COLUMN window_sigmas.sigma_null IS 'Median of sigma_k under random up
 COMMENT ON COLUMN window_sigmas.ratio_null_low IS '2.5 % quantile of ratio under random updates of the same norms [1]';
 COMMENT ON COLUMN window_sigmas.ratio_null_high IS '97.5 % quantile of ratio under random updates of the same norms [1]';
 COMMENT ON COLUMN window_sigmas.overlap_previous IS 'Absolute cosine of v_k with v_k of the previous window [1]';
+COMMENT ON COLUMN window_sigmas.overlap_null IS 'Median of overlap_previous for random updates of equal norms in p_eff dimensions [1]';
+COMMENT ON COLUMN window_sigmas.overlap_null_high IS '95 % quantile of overlap_previous for random updates of equal norms in p_eff dimensions [1]';
 COMMENT ON COLUMN window_sigmas.stability_dk IS 'Lower bound on overlap_previous (Davis-Kahan, form of Yu, Wang and Samworth) [1]';
 COMMENT ON COLUMN window_sigmas.stability_split IS 'Absolute cosine of v_k from the window''s two halves [1]';
 COMMENT ON COLUMN window_sigmas.stability_proxy IS 'The authors'' alpha_k = max(0, 1 - gram_change_proxy^2 / gap_k^2), gap_k the distance of sigma_k^2 to the nearest other; no bound [1]';
