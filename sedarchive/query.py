@@ -1,11 +1,11 @@
-"""Questions to the tables: recipes, files, SQL text, and what the columns mean."""
+"""Questions to the tables: recipes, files and SQL text."""
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import NothingMatchedError, RecipeError, UnknownRecipeError
+from sedarchive.errors import RecipeError, UnknownRecipeError
 from sedarchive.recipes import Param, Recipe, absent_values, find_recipes, read_recipe, run_recipe, run_sql
 from sedarchive.render import write_result
 from sedarchive.result import Result
@@ -155,37 +155,3 @@ def recipe_details(name: str) -> dict[str, Any]:
         "note": recipe.note,
         "text": recipe.sql,
     }
-
-
-def explain(name: str | None = None) -> Result:
-    """Meaning and unit of a table's columns, or of a column in every table that has it; without a name, the tables.
-
-    Raises
-    ------
-    NothingMatchedError
-        If nothing has that name.
-    """
-    with Database.in_memory() as tables:
-        if name is None:
-            return tables.rows(_TABLES)
-        dictionary = tables.describe()
-    rows = [row for row in dictionary.rows if name in (row[0], row[1])]
-    if not rows:
-        tables_known = dict.fromkeys(dictionary.column("table"))
-        near = did_you_mean(name, dict.fromkeys([*tables_known, *dictionary.column("column")]))
-        raise NothingMatchedError(
-            f"no table or column is named {name!r}{near}; the tables are {', '.join(tables_known)}"
-        )
-    return Result(dictionary.columns, dictionary.types, rows)
-
-
-_TABLES = """
-SELECT name AS "table", split_part(meaning, ';', 1) AS meaning
-FROM (
-    SELECT table_oid AS place, table_name AS name, comment AS meaning
-    FROM duckdb_tables() WHERE NOT internal
-    UNION ALL
-    SELECT view_oid, view_name, comment
-    FROM duckdb_views() WHERE NOT internal)
-ORDER BY place
-"""

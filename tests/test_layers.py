@@ -17,7 +17,7 @@ LAYERS = [
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
-    {"ingest", "restore", "sweeps", "status", "figure", "query", "export"},
+    {"ingest", "restore", "sweeps", "status", "figure", "query", "export", "explain"},
     {"compute", "preview", "inspection"},
     {"demo"},
     {"cli"},

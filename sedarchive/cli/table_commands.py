@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -361,18 +362,23 @@ def plot(
 
 
 def explain(
-    name: Annotated[str | None, typer.Argument(help="A table, or a column.", show_default="list the tables")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A table, a column, or a recipe.", show_default="list the tables")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Say what a table's columns mean, with their units.
+    """Say what a table, a column (its formula, source, null and pitfalls) or a recipe means.
 
-    Example: sedarchive explain edge_ratio
+    Example: sedarchive explain windows.edge_ratio
     """
-    from sedarchive.query import explain as explain_name
+    from sedarchive.explain import explain as explain_name
+    from sedarchive.explain import table_list
     from sedarchive.render import write_result
 
-    with handled():
-        found = explain_name(name)
-    write_result(found, "json" if json_output else "table", sys.stdout)
     if name is None:
-        say("\n`sedarchive explain NAME` gives the columns of one of them, or the meaning of a column")
+        write_result(table_list(), "json" if json_output else "table", sys.stdout)
+        say("\n`sedarchive explain NAME` gives the columns of one of them, or all about a column or a recipe")
+        return
+    with handled():
+        found = explain_name(name, min(get_terminal_size().columns, 100))
+    write_json(found.content) if json_output else typer.echo(found.text)
