@@ -146,23 +146,27 @@ def overlap(n: int, places: int, offset: int) -> Overlap:
 class _Versions:
     """Versions of a metric (v, n) at some places, and the running sums (v, places + 1) that these are part of."""
 
-    values: Floats
+    values: NDArray[np.floating[Any]]
+    squares: NDArray[np.floating[Any]]
     sums: Floats
-    squares: Floats
+    square_sums: Floats
     start: int = 0
 
     @classmethod
     def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
         zero = np.zeros((len(values), 1))
-        sums, squares = (np.concatenate([zero, np.cumsum(one, axis=1)], axis=1) for one in (values, values**2))
-        return cls(values.astype(dtype), sums, squares)
+        sums, square_sums = (np.concatenate([zero, np.cumsum(one, axis=1)], axis=1) for one in (values, values**2))
+        return cls(values.astype(dtype), (values**2).astype(dtype), sums, square_sums)
 
     def part(self, places: slice) -> "_Versions":
-        return _Versions(self.values[:, places], self.sums, self.squares, places.start)
+        inside = (slice(None), places)
+        return _Versions(self.values[inside], self.squares[inside], self.sums, self.square_sums, places.start)
 
-    def total(self, running: Floats) -> Floats:
-        """Sum over the places (1, v), from running sums."""
-        return np.asarray((running[:, self.start + self.values.shape[1]] - running[:, self.start])[None])
+    def totals(self) -> tuple[Floats, Floats]:
+        """Sums of the values and of their squares (1, v)."""
+        end = self.start + self.values.shape[1]
+        sums, squares = (running[:, end] - running[:, self.start] for running in (self.sums, self.square_sums))
+        return sums[None], squares[None]
 
 
 @dataclass(frozen=True)
@@ -188,13 +192,14 @@ class _Features:
 
 def _correlate(features: _Features, metric: _Versions) -> NDArray[np.floating[Any]]:
     """Pearson correlation (m, v) of each feature with each version, over the points that the feature has."""
-    x, masks, members = features.values, features.masks, features.members
+    x = features.values
     n = features.present.sum(axis=1)[:, None]
     sum_x = x.sum(axis=1)[:, None]
     if features.present.all():
-        sum_y, square_y = metric.total(metric.sums), metric.total(metric.squares)
+        sum_y, square_y = metric.totals()
     else:
-        sum_y, square_y = ((masks @ one.T)[members] for one in (metric.values, metric.values**2))
+        ones = features.masks.astype(metric.values.dtype)
+        sum_y, square_y = ((ones @ one.T)[features.members] for one in (metric.values, metric.squares))
     with np.errstate(invalid="ignore", divide="ignore"):
         energy_x = (x**2).sum(axis=1)[:, None] - sum_x**2 / n
         energy_y = square_y - sum_y**2 / n
@@ -204,7 +209,7 @@ def _correlate(features: _Features, metric: _Versions) -> NDArray[np.floating[An
         r = (scale_x * x).astype(metric.values.dtype) @ metric.values.T
         r -= (scale_x * sum_x / n).astype(r.dtype) * sum_y.astype(r.dtype)
     r *= scale_y.astype(r.dtype)
-    return np.clip(r, -1.0, 1.0, out=r)
+    return np.asarray(np.clip(r, -1.0, 1.0, out=r))
 
 
 def _scaled(rows: Floats) -> Floats:
