@@ -19,9 +19,9 @@ a ramp of W windows. Both are taken into account.
 One change is looked for. A rise with a later fall is two: cut the series at its peak.
 
 Measured (tests/test_changes.py, campaign): at a nominal 5 % random-walk windows are called shifts in 1 to 5 % of cases
-with fewer than 10 W windows and in 3 to 6 % with more; averages of updates that are themselves AR(1) with 0.9 in 8 to
-18 %. Intervals cover the jump in 89 to 98 % of cases if it is at least four standard deviations of the windows' noise
-high, and in fewer (69 to 87 % at two) where only luck makes it significant.
+with fewer than 10 W windows and in 3 to 6 % with more; averages of updates that are themselves AR(1) with 0.9 in 11 to
+17 %. Intervals cover the jump in 92 to 97 % of cases if it is at least four standard deviations of the windows' noise
+high, and in 75 to 88 % at two, where luck must help to make it significant.
 """
 
 from dataclasses import dataclass
