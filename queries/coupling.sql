@@ -12,12 +12,11 @@
 -- source: Xu 2026 (arXiv:2603.15678), coupling with validation loss, and its scripts
 -- note: The peak is where |r| is largest. A positive lag means that the feature leads. p is corrected for everything
 --   searched in its group (lags, features, window sizes), p_lags for the lags alone. What only the trends of both share
---   (a cubic in step) counts in neither. p_xu is the authors' p-value: it knows of no search, and counts so few
---   effective pairs that its errors cancel at one autocorrelation (5.7 % of noise at 0.5, 60 points) and not at others
---   (0.1 % at 0.9); with n_eff in its place a peak of noise passes in 24 to 55 %. Granger: whether one or two past
---   values of the feature predict the loss beyond its own past and the learning rate; granger_p compares with surrogates
---   of the loss, granger_p_xu is that of the F distribution (noise passes in 9 to 13 %). What a learning rate drives in
---   both correlates: compare with kind partial_lr.
+--   (a cubic in step) counts in neither. p_xu is the authors' p-value, which knows of no search: of the peaks of noise
+--   (60 points) 55 % pass at autocorrelation 0, 5.7 % at 0.5, where too few effective pairs make up for it, and 0.1 % at
+--   0.9. Granger: whether one or two past values of the feature predict the loss beyond its own past and the learning
+--   rate; granger_p compares with surrogates of the loss, granger_p_xu is that of the F distribution (noise passes in 6
+--   to 13 %). What a learning rate drives in both correlates: compare with kind partial_lr.
 WITH
 chosen AS (
     SELECT *
