@@ -6,8 +6,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import series
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from series import Search, autoregressive, integrated_tail, lag_test
 
 from sedarchive.inference.correlation import (
     correlation_p,
@@ -16,13 +18,10 @@ from sedarchive.inference.correlation import (
     fisher_interval,
     lag_one,
 )
-from sedarchive.inference.fdistribution import f_tail, t_tails
 from sedarchive.inference.lags import MIN_PAIRS, reach_for, scan_lags
 from sedarchive.inference.significance import Standing, lag_flip, largest_null, p_values
 from sedarchive.inference.surrogates import phase_randomised, surrogates
 from sedarchive.inference.trends import DEGREES, trend_basis, without_trend
-from tests import series
-from tests.series import Search, autoregressive, integrated_tail, lag_test
 
 
 def rng(*seed):
@@ -66,25 +65,6 @@ def test_a_straight_line_leaves_exactly_nothing():
 
 
 # Distributions
-
-
-@pytest.mark.parametrize("df1", [1, 2, 5])
-@pytest.mark.parametrize("df2", [2.0, 7.5, 60, 395])
-def test_the_tail_of_f_is_its_integral(df1, df2):
-    f = np.array([0.01, 0.7, 1.0, 3.9, 25.0])
-    expected = [integrated_tail(value, df1, df2) for value in f]
-    np.testing.assert_allclose(f_tail(f, df1, df2), expected, rtol=1e-8, atol=1e-14)
-
-
-def test_the_tails_of_t_have_their_closed_forms():
-    t = np.array([-30.0, -1.0, 0.0, 0.3, 2.0, 1e6])
-    np.testing.assert_allclose(t_tails(t, 1), 1 - 2 * np.arctan(np.abs(t)) / np.pi, rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(t_tails(t, 2), 1 - np.abs(t) / np.sqrt(2 + t**2), rtol=1e-9, atol=1e-12)
-
-
-def test_the_tail_of_f_is_one_at_zero_nothing_at_infinity_and_unknown_for_nan():
-    assert f_tail([0.0, np.inf, np.nan], 2, 10).tolist()[:2] == [1.0, 0.0]
-    assert np.isnan(f_tail(np.nan, 2, 10))
 
 
 # Correlations and their size

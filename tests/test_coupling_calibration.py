@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from tests.series import (
+from series import (
     FEATURES_A_METRIC,
     autoregressive,
     cosine_rate,

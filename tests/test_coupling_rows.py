@@ -6,14 +6,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from series import autoregressive, cosine_rate
+from small import walk, write_torch
 
 from sedarchive.compute import couplings
 from sedarchive.compute.coupling_inputs import FEATURES, read_inputs
 from sedarchive.compute.couplings import refresh_couplings
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
-from tests.series import autoregressive, cosine_rate
-from tests.small import walk, write_torch
 
 T, SPACING = 90, 50
 STEPS = [at * SPACING for at in range(T)]

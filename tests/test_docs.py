@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import walk, write_log, write_torch
 from typer.main import get_command
 
 import sedarchive.errors
 from sedarchive.cli.app import app
 from sedarchive.query import recipe_list
 from sedarchive.tables import Database
-from tests.small import walk, write_log, write_torch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from small import walk, write_safetensors
 
 from sedarchive.compute.flow_rows import (
     GapWindows,
@@ -15,7 +16,6 @@ from sedarchive.compute.flow_rows import (
 )
 from sedarchive.gapflow import RandomHistory
 from sedarchive.tables import Database
-from tests.small import walk, write_safetensors
 
 N = 30
 SHAPES = {"h.0.attn.c_proj.weight": (6, 6), "h.0.ln_1.weight": (6,)}

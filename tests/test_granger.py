@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from series import autoregressive, integrated_tail
 
 from sedarchive.inference.granger import granger, multiple_r2
 from sedarchive.inference.sliding import sliding_bands
 from sedarchive.inference.surrogates import surrogates
 from sedarchive.inference.trends import trend_basis
-from tests.series import autoregressive, integrated_tail
 
 
 def rng(*seed):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sedarchive.inference.leads import fit_line, lead_law, student_probability, student_quantile
+from sedarchive.inference.leads import fit_line, lead_law
 
 # (grokking step, onset of the commutator defect) of each run, arXiv 2602.16967
 SCAN = [
@@ -38,9 +38,11 @@ def test_the_published_fits_stand_beside_their_null(runs, exponent, prefactor, r
 @pytest.mark.parametrize(
     ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423)]
 )
-def test_the_quantiles_of_t_are_those_of_the_tables(degrees, quantile):
-    assert student_quantile(0.975, degrees) == pytest.approx(quantile, abs=5e-5)
-    assert student_probability(-quantile, degrees) == pytest.approx(0.025, abs=2e-6)
+def test_the_interval_of_a_slope_reaches_as_far_as_the_tables_of_t_say(degrees, quantile):
+    x = np.arange(degrees + 2.0)
+    line = fit_line(x, x + np.random.default_rng(degrees).standard_normal(len(x)))
+    assert (line.slope_high - line.slope) / line.slope_error == pytest.approx(quantile, rel=1e-4)
+    assert (line.slope - line.slope_low) / line.slope_error == pytest.approx(quantile, rel=1e-4)
 
 
 def test_a_line_is_that_of_least_squares_and_its_prediction_leaves_each_point_out():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from events import checksum, event, field, masked, record, simple, single, tensor, varint, write_events
 
 from sedarchive.logs import read_metrics
 from sedarchive.logs.tensorboard import event_rows
-from tests.events import checksum, event, field, masked, record, simple, single, tensor, varint, write_events
 
 NAME = "events.out.tfevents.1700000000.host.1.0"
 

@@ -4,12 +4,12 @@ import bisect
 import json
 
 import pytest
+from small import data_of, run_here, walk, write_torch
 
 from sedarchive.errors import HistoryError
 from sedarchive.history import Metric
 from sedarchive.logs import coverage_findings, read_aliases, read_metrics
 from sedarchive.tables import Database
-from tests.small import data_of, run_here, walk, write_torch
 
 CHECKPOINTS = [0, 10, 20, 40, 100]
 LOGGED = {5: 3.0, 10: 2.5, 30: 2.0, 60: 1.0}

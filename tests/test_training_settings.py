@@ -7,13 +7,13 @@ import random
 import pytest
 import torch
 from safetensors.torch import save_file
+from small import data_of, run_here, walk, write_torch
 
 from sedarchive.history import CheckpointSource, Metric
 from sedarchive.readers import open_checkpoint
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.settings import read_settings
 from sedarchive.readers.training import checkpoint_settings, training_facts
-from tests.small import data_of, run_here, walk, write_torch
 
 
 def run_in(folder):

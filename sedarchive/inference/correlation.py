@@ -4,8 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from sedarchive.inference.fdistribution import t_tails
+from scipy.special import stdtr
 
 Floats = NDArray[np.float64]
 
@@ -64,7 +63,7 @@ def correlation_p(r: ArrayLike, size: ArrayLike) -> Floats:
     df = np.where(size > 2, size - 2, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = r * np.sqrt(df / np.maximum(1 - r**2, 0.0))
-    return np.where(np.isnan(df), np.nan, t_tails(t, np.where(np.isnan(df), 1.0, df)))
+    return np.asarray(2 * stdtr(df, -np.abs(t)), dtype=np.float64)
 
 
 def _means(rows: Floats) -> Floats:

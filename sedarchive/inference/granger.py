@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import fdtrc
 
-from sedarchive.inference.fdistribution import f_tail
 from sedarchive.inference.trends import trend_basis
 
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ def granger(features: Floats, metric: Floats, lr: Floats | None = None) -> Grang
     best = np.argmin([fit.aic for fit in fits], axis=0)  # (m, v)
     f, tail = np.choose(best, [fit.f for fit in fits]), np.empty(best.shape)
     for at, fit in enumerate(fits):
-        tail[best == at] = f_tail(fit.f[best == at], fit.order, fit.df)
+        tail[best == at] = fdtrc(fit.order, fit.df, fit.f[best == at])
     known = whole & np.isfinite(f[:, 0])
     order = np.where(known, np.array(ORDERS)[best[:, 0]], 0)
     reached = (tail[:, 1:] <= tail[:, :1]).sum(axis=1)

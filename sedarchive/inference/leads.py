@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def fit_line(x: Floats, y: Floats, level: float = 0.95) -> Line:
     slope = float(dx @ dy) / sxx
     left = dy - slope * dx
     error = math.sqrt(float(left @ left) / (n - 2) / sxx)
-    reach = student_quantile((1 + level) / 2, n - 2)
+    reach = float(stdtrit(n - 2, (1 + level) / 2))
     intercept = float(y.mean()) - slope * float(x.mean())
     intercept_reach = reach * error * math.sqrt(sxx / n + float(x.mean()) ** 2)
     flat = syy <= _FLAT * float(y @ y)
@@ -119,29 +120,6 @@ def lead_law(grok: Floats, onset: Floats, draws: int = DRAWS, seed: int = 0) -> 
     p = (1 + reached) / (1 + len(known)) if len(known) and math.isfinite(lead.r2) else math.nan
     onset_line = fit_line(x, np.log(onset[has_lead]))
     return LeadLaw(lead, onset_line, int((~has_lead).sum()), (float(low), mean, float(high)), p)
-
-
-def student_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t for a probability in (0.5, 1), by bisection of its distribution."""
-    low, high = 0.0, 1.0
-    while student_probability(high, degrees) < probability:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_probability(middle, degrees) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def student_probability(t: float, degrees: int) -> float:
-    """Return P(T <= t) for Student's t: the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine, odd = math.cos(angle), degrees % 2
-    total, term = 0.0, cosine if odd else 1.0
-    for i in range(degrees // 2):
-        total += term
-        term *= cosine**2 * (2 * i + 2) / (2 * i + 3) if odd else cosine**2 * (2 * i + 1) / (2 * i + 2)
-    inner = (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
-    return (1 + inner) / 2
 
 
 def _out_of_sample(dx: Floats, dy: Floats, left: Floats) -> float:
