@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ MANIFEST = "manifest.json"
 COMMITS = "commits"
 _RUN = {"name": str, "source": str, "arrays": dict, "config": dict, "findings": list, "metrics": dict}
 _MANIFEST = {"files": dict, "chunks": list, "n_commits": int}
-_MOST_COMMITS = 10_000_000
+_MOST_COMMITS, _MOST_SLABS, _MOST_ELEMENTS = 10_000_000, 2**20, 2**47
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,15 @@ class ArrayInfo:
         spec = TensorSpec(content["tensor"], content["dtype"], tuple(content["shape"]))
         steps, slab_rows = content["steps_per_chunk"], content["slab_rows"]
         naturals = all(type(n) is int and n >= 0 for n in (*spec.shape, steps, slab_rows))
-        if not naturals or not steps or not slab_rows or spec.dtype not in DTYPES:
+        if not naturals or not steps or not slab_rows or spec.dtype not in DTYPES or _is_absurd(spec, slab_rows):
             raise ValueError(f"an array of no possible shape or type: {path[:80]}")
         return cls(path, spec, ChunkGrid(steps, slab_rows, spec.rows))
+
+
+def _is_absurd(spec: TensorSpec, slab_rows: int) -> bool:
+    """Whether an array claims more elements or chunks than can be gone through."""
+    n_elements = prod(length for length in spec.shape if length)
+    return n_elements >= _MOST_ELEMENTS or (spec.n_elements > 0 and spec.rows // slab_rows > _MOST_SLABS)
 
 
 class StoredTensor(NamedTuple):

@@ -168,6 +168,14 @@ def _compressors(codec: str, itemsize: int) -> list[Any]:
     raise ArchiveError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
 
 
+def make_group(store: CheckedStore, path: str) -> None:
+    """Make one group, unless it stands; the one above must exist."""
+    try:
+        zarr.open_group(store, path=path, mode="a", zarr_format=3)
+    except Exception as error:  # as for arrays: it reads what stands there
+        raise DamagedArchiveError(f"{path}: its metadata cannot be read ({error}); run `sedarchive verify`") from error
+
+
 def open_array(store: CheckedStore, path: str) -> "zarr.Array[Any]":
     """Open one array for reading or, if the store allows it, writing."""
     try:

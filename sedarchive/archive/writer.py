@@ -27,6 +27,7 @@ from sedarchive.archive.store import (
     ArraySpec,
     CheckedStore,
     create_array,
+    make_group,
     open_array,
     open_store,
     remove_arrays,
@@ -71,9 +72,9 @@ class RunWriter:
     def _create(self, name: str, source: str) -> None:
         parts = self._group.split("/")
         for depth in range(1, len(parts) + 1):
-            zarr.open_group(self._store, path="/".join(parts[:depth]), mode="a", zarr_format=3)
+            make_group(self._store, "/".join(parts[:depth]))
         for inner in ("theta", "metrics", "gram"):
-            zarr.open_group(self._store, path=f"{self._group}/{inner}", mode="a", zarr_format=3)
+            make_group(self._store, f"{self._group}/{inner}")
         step = ArraySpec((0,), (STEP_CHUNK,), "<i8", -1, ["step"], {"description": "optimizer step of each slot"})
         if not (self.folder / "theta" / "step" / "zarr.json").exists():
             create_array(self._store, f"{self._group}/theta/step", step)
@@ -248,7 +249,7 @@ class RunWriter:
                 remove_arrays(folder)
 
     def _write_series(self, path: str, series: Sequence[Metric]) -> None:
-        zarr.open_group(self._store, path=f"{self._group}/metrics/{path}", mode="a", zarr_format=3)
+        make_group(self._store, f"{self._group}/metrics/{path}")
         steps = np.array([metric.step for metric in series], dtype="<i8")
         values = np.array([metric.value for metric in series], dtype="<f8")
         for part, column, fill in (("step", steps, -1), ("value", values, float("nan"))):

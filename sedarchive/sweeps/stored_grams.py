@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive import RunArchive
@@ -23,6 +22,7 @@ from sedarchive.archive.store import (
     ArraySpec,
     CheckedStore,
     create_array,
+    make_group,
     open_array,
     read_region,
     remove_arrays,
@@ -144,7 +144,7 @@ class StoredGrams:
             return
         n_leaves, n_steps = len(self._leaves), len(self._run.commits)
         width = n_steps if band is None else min(band, n_steps - 1) + 1
-        zarr.open_group(self._store, path=self._group, mode="a", zarr_format=3)
+        make_group(self._store, self._group)
         attributes = {"algorithm": ALGORITHM, "band": band, "leaves": [leaf.name for leaf in self._leaves]}
         self._create("counts", (n_leaves, len(_COUNTS), n_steps), ["leaf", "count", "step"], {"counts": _COUNTS})
         self._create("origin", (n_leaves, n_steps), ["leaf", "step"], {})
