@@ -147,6 +147,7 @@ def test_bombs_take_neither_memory_nor_time(tmp_path):
 MANY = 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_hundred_thousand_tiny_tensors_are_opened_in_seconds(tmp_path, suffix):
     path = tmp_path / f"step_1{suffix}"
@@ -280,7 +281,7 @@ def test_names_that_are_no_utf8_reach_every_table_and_every_json(tmp_path):
     Path(run, "config.json").write_text('{"model_type": "a\\ud800\\u0000b", "optimizer": "\\udfff"}')
     where = ("--archive", tmp_path / "a.zarr")
     tables = ("--db", tmp_path / "a.duckdb")
-    (plan,) = data_of(run_here("ingest", tmp_path / "runs", "--dry-run", "--json", *where))
+    (plan,) = data_of(run_here("ingest", tmp_path / "runs", "--dry-run", "--json", *where))["runs"]
     (report,) = data_of(run_here("ingest", tmp_path / "runs", "--json", *where))
     assert (plan["run"], report["run"], report["added"]) == ("r?", "r?", 3)
     run_here("ingest", tmp_path / "runs", *where)

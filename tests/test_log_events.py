@@ -245,4 +245,4 @@ def test_a_message_of_a_hundred_thousand_fields_is_malformed(tmp_path):
     first, last = event(1, simple("loss", 2.0)), event(2, simple("loss", 1.0))
     metrics, (finding,) = read(write_events(tmp_path / NAME, first, b"\x08\x00" * 100_001, last))
     assert table(metrics) == {("train_loss", 1): 2.0, ("train_loss", 2): 1.0}
-    assert "1 malformed rows" in finding.detail
+    assert "1 malformed row" in finding.detail
