@@ -1,6 +1,7 @@
 """Figures from the tables; matplotlib is imported only here, when one is drawn."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def draw_edge(
         others = _draw_metric(axis, metric, logged[run])
         lines_shown = [*axis.get_lines(), *others]
         axis.legend(handles=lines_shown, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(lines_shown), fontsize=7)
+    _begin_at_one(axes)
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     axes[-1].set_xlabel("optimizer step (windows: last update)")
     figure.suptitle(f"Edge ratio of windows of {window_size} updates, scope {scope}", fontsize=10)
@@ -184,11 +186,18 @@ def _close(figure: Any) -> None:
 def _draw_ratio(axis: Any, run: str, rows: list[Any]) -> None:
     steps, ratio, null = zip(*rows, strict=True)
     marker = "o" if len(rows) <= _FEW else ""
-    axis.plot(steps, _numbers(null), color=_NULL, linewidth=1, linestyle="--", label="95 % bound of the null")
+    if any(value is not None for value in null):
+        axis.plot(steps, _numbers(null), color=_NULL, linewidth=1, linestyle="--", label="95 % bound of the null")
     axis.plot(steps, _numbers(ratio), color=_EDGE, linewidth=1.4, marker=marker, markersize=3, label="edge ratio")
     axis.set_ylabel("edge ratio", color=_EDGE)
     axis.set_title(run, loc="left", fontsize=9)
-    axis.set_ylim(bottom=1)
+
+
+def _begin_at_one(axes: Sequence[Any]) -> None:
+    """Let the common scale begin at a ratio of 1, once all runs are drawn: set before, it holds for the rest."""
+    highest = axes[0].get_ylim()[1]
+    if highest > 1:
+        axes[0].set_ylim(1, highest)
 
 
 def _draw_metric(axis: Any, metric: str, rows: list[Any]) -> list[Any]:

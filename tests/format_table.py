@@ -56,12 +56,12 @@ ROWS = (
     written("Hugging Face hub cache, `step1000`", "hub_cache", False),
     Row("PEFT adapters", Tick(f"{READS}[adapters]"), None, Tick(f"{LOGS}[adapters]", note="`trainer_state.json`")),
     written("Lightning `.ckpt`", "lightning", logs=Tick(f"{LOGS}[lightning]", note="`metrics.csv`")),
-    written("nanoGPT `ckpt_N.pt`", "nanogpt", logs=layout("test_log_texts.py::test_nanogpt", "printed")),
+    written("nanoGPT `ckpt_N.pt`", "nanogpt", False, logs=layout("test_log_texts.py::test_nanogpt", "printed")),
     written("saved under `torch.compile`", "compiled"),
     written("bare state dicts, `.pt`", "state_dicts"),
     written("bare state dicts before torch 1.6", "state_dicts_legacy"),
     written("`step_N.safetensors` of `save_model`", "safetensors_files"),
-    Row("averaged weights, nested keys (`--key`)", Tick("test_selection.py::test_the_weights_under_a_key_are_read")),
+    Row("averaged weights, nested keys (`--key`)", layout("test_selection.py::test_the_weights_under_a_key_are_read")),
     written("torch DCP", "dcp"),
     Row(
         "FSDP, two ranks",
@@ -70,7 +70,7 @@ ROWS = (
     ),
     Row(
         "accelerate with FSDP",
-        Tick("test_readers_dcp.py::test_the_folder_that_accelerate_puts_into_a_checkpoint_is_read"),
+        layout("test_readers_dcp.py::test_the_folder_that_accelerate_puts_into_a_checkpoint_is_read"),
     ),
     Row(
         "torchtitan",

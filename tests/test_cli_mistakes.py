@@ -14,7 +14,7 @@ from small import data_of, environment, few_draws, run_here, walk, write_log, wr
 
 from sedarchive.archive import Archive
 from sedarchive.cli.common import GOES_ON, handled
-from sedarchive.figure import SUFFIXES
+from sedarchive.figure import SUFFIXES, _begin_at_one, _close, _draw_ratio, _panels
 from sedarchive.tables import Database
 
 SHAPES = {"h.0.attn.c_attn.weight": (6, 18), "h.0.mlp.c_fc.weight": (6, 12)}
@@ -72,6 +72,17 @@ BEGINNINGS = {
 def test_a_figure_is_written_in_the_format_of_its_suffix(database, tmp_path, suffix):
     run_here("plot", "-o", tmp_path / f"edge{suffix}", *database)
     assert (tmp_path / f"edge{suffix}").read_bytes().startswith(BEGINNINGS[suffix.lower()])
+
+
+def test_the_common_scale_of_a_figure_holds_the_ratios_of_every_run():
+    """A limit set while the first run is drawn would hold for all."""
+    figure, axes = _panels(3)
+    for axis, highest in zip(axes, (None, 2.0, 9.0), strict=True):
+        _draw_ratio(axis, "run", [(10, 1.5, None), (20, highest, None)])
+    _begin_at_one(axes)
+    assert {axis.get_ylim()[0] for axis in axes} == {1}
+    assert axes[0].get_ylim()[1] > 9
+    _close(figure)
 
 
 def test_a_metric_that_no_run_has_is_4_with_those_that_they_have(database, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import struct
 import tempfile
 import warnings
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -260,7 +261,7 @@ def nothing_runs(monkeypatch):
 
 
 def share(cases: int, target: Target) -> int:
-    return max(5, round(cases * target.weight / SHARES))
+    return max(5, ceil(cases * target.weight / SHARES))
 
 
 def attack_all(target, folder, cases):

@@ -31,6 +31,7 @@ from sedarchive.archive.verify import verify
 from sedarchive.errors import UnreadableCheckpointError
 from sedarchive.history import TensorSpec
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.preview.plan import plan_ingest
 from sedarchive.readers.bounds import check_bounds
 
 torch.set_num_threads(1)
@@ -218,6 +219,20 @@ def without_rights():
         yield
     finally:
         os.seteuid(0)
+
+
+def test_a_folder_that_may_be_listed_and_not_entered_does_not_end_a_plan():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_safetensors(folder / "run", walk(2, shapes=SHAPES))
+        (folder / "run/listed").mkdir()
+        (folder / "run/listed/notes.txt").write_text("x")
+        for path, mode in ((folder, 0o777), (folder / "run", 0o777), (folder / "run/listed", 0o744)):
+            path.chmod(mode)
+        with without_rights():
+            plan = plan_ingest([folder / "run"], folder / "a.zarr", IngestOptions())
+    assert [run.steps for run in plan.runs] == [(0, 10)]
+    assert any("Permission denied" in stray.reason for stray in plan.passed_over)
 
 
 def test_what_may_not_be_read_is_told_and_the_rest_archived():

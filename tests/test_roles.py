@@ -132,6 +132,16 @@ def test_an_interleaved_tensor_is_kept_whole_while_the_heads_are_unknown_and_say
     assert assign_roles(specs(shapes), heads=4).roles[name + "weight"].parts[0].stop == 2
 
 
+def test_names_of_nanogpt_under_another_model_type_are_not_cut_as_nanogpt_cuts():
+    """transformers' GPT-BigCode has nanoGPT's names and interleaves its heads."""
+    name = "transformer.h.0.attn.c_attn.weight"
+    shapes = {name: (24, 8), "transformer.h.0.mlp.c_fc.weight": (32, 8), "transformer.wte.weight": (11, 8)}
+    assert [part.name for part in assign_roles(specs(shapes)).roles[name].parts] == ["query", "key", "value"]
+    role = assign_roles(specs(shapes), {"model_type": "gpt_bigcode", "n_head": 2}).roles[name]
+    assert role.parts == ()
+    assert role.reason
+
+
 def test_heads_passed_by_hand_win_over_the_config():
     name, shapes = neox()
     roles = assign_roles(specs(shapes), {"num_attention_heads": 2}, heads=4).roles

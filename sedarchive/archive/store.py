@@ -170,9 +170,12 @@ def _compressors(codec: str, itemsize: int) -> list[Any]:
 
 def make_group(store: CheckedStore, path: str) -> None:
     """Make one group, unless it stands; the one above must exist."""
+    if not (store.root / path / "zarr.json").exists():
+        zarr.create_group(store, path=path, zarr_format=3)
+        return
     try:
-        zarr.open_group(store, path=path, mode="a", zarr_format=3)
-    except Exception as error:  # as for arrays: it reads what stands there
+        zarr.open_group(store, path=path, mode="r", zarr_format=3)
+    except Exception as error:  # as for arrays
         raise DamagedArchiveError(f"{path}: its metadata cannot be read ({error}); run `sedarchive verify`") from error
 
 

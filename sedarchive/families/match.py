@@ -105,6 +105,9 @@ def _choose(families: Mapping[str, Family], shapes: Shapes, model_type: str | No
 
 
 def _is_confirmed(family: Family, shapes: Shapes, model_type: str | None) -> bool:
+    """Whether a family may be meant by its names: some are not where the config names a model type of another."""
+    if model_type and family.yields_to_model_type and model_type not in family.model_types:
+        return False
     return any(rule.required for rule in family.rules) and _is_met(family, shapes, model_type)
 
 

@@ -82,7 +82,11 @@ class _Walk:
             for path in self._listed(folder):
                 if path in self._used or path in self._told:
                     continue
-                reason = self._why_not(path)
+                try:
+                    reason = self._why_not(path)
+                except OSError as error:  # a folder that may be listed and not entered
+                    yield path.relative_to(self._root).as_posix(), f"cannot be looked at ({error.strerror})"
+                    continue
                 if reason is None:
                     pending.append(path)
                 else:
