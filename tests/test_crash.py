@@ -305,9 +305,9 @@ def test_the_number_of_workers_changes_no_row(scene, tmp_path):
     assert found[0] == found[1] == found[2]
 
 
-def test_ingest_and_compute_killed_at_3_random_moments_are_completed(tmp_path):
+def test_ingest_and_compute_killed_at_a_random_moment_are_completed(tmp_path):
     killing = Killing(tmp_path, random.Random(0))
-    assert sum([killing.kill_ingest(), killing.kill_compute(), killing.kill_compute()]) >= 1
+    assert sum([killing.kill_ingest(), killing.kill_compute()]) >= 1
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ Each case of ``hostile_cases`` is written between two good checkpoints, which go
 hold what one file cannot show: bombs in a process whose memory is measured, rights, files that shrink.
 """
 
+import importlib
 import json
 import os
 import pickle
+import pkgutil
 import re
 import socket
 import struct
@@ -208,6 +210,17 @@ def test_many_tiny_tensors_are_archived_a_few_checkpoints_at_a_time(tmp_path, mo
     assert verify(tmp_path / "a.zarr") == []
 
 
+def import_everything(folder):
+    """Import all that an ingest and a plan may need: without rights, Python itself may be out of reach."""
+    for module in pkgutil.walk_packages(sedarchive.__path__, "sedarchive."):
+        if not module.name.startswith(("sedarchive.demo", "sedarchive.__main__")):
+            importlib.import_module(module.name)
+    paths = write_safetensors(folder / "warm", walk(2, shapes=SHAPES))
+    paths[0].write_bytes(b"broken")
+    plan_ingest([folder / "warm"], folder / "warm.zarr", IngestOptions())
+    ingest([folder / "warm"], folder / "warm.zarr", IngestOptions())
+
+
 @contextmanager
 def without_rights():
     """As somebody else where we are root, whom no right keeps out."""
@@ -224,11 +237,13 @@ def without_rights():
 def test_a_folder_that_may_be_listed_and_not_entered_does_not_end_a_plan():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_safetensors(folder / "run", walk(2, shapes=SHAPES))
+        for path in write_safetensors(folder / "run", walk(2, shapes=SHAPES)):
+            path.chmod(0o644)
         (folder / "run/listed").mkdir()
         (folder / "run/listed/notes.txt").write_text("x")
         for path, mode in ((folder, 0o777), (folder / "run", 0o777), (folder / "run/listed", 0o744)):
             path.chmod(mode)
+        import_everything(folder)
         with without_rights():
             plan = plan_ingest([folder / "run"], folder / "a.zarr", IngestOptions())
     assert [run.steps for run in plan.runs] == [(0, 10)]
@@ -247,6 +262,7 @@ def test_what_may_not_be_read_is_told_and_the_rest_archived():
             path.chmod(0o777)
         for path in (folder / "run/closed", folder / "run/checkpoint-50"):
             path.chmod(0)
+        import_everything(folder)
         try:
             with without_rights():
                 (report,) = ingest([folder / "run"], folder / "a.zarr", IngestOptions())
