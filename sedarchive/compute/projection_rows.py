@@ -95,12 +95,12 @@ def _scope_rows(stored: StoredGrams, scope: Scope, size: int, request: Projectio
     """Rows of one scope and window size: for every dimension, seed and quantity."""
     gram = stored.gram(scope)
     updates = None if gram.full is None else gram.updates(0, gram.n_updates)
-    parts = [
-        _unknown(request, dimension, "banded" if updates is None else "nonfinite")
-        if updates is None or not np.isfinite(updates).all()
-        else _measured(Reference(updates, size, scope.n_elements), dimension, projected)
-        for dimension in request.dimensions
-    ]
+    if updates is None or not np.isfinite(updates).all():
+        status = "banded" if updates is None else "nonfinite"
+        parts = [_unknown(request, dimension, status) for dimension in request.dimensions]
+    else:
+        reference = Reference(updates, size, scope.n_elements)
+        parts = [_measured(reference, dimension, projected) for dimension in request.dimensions]
     found = concatenated(parts)
     n_rows = len(found["seed"])
     return {"scope": np.full(n_rows, scope.name), "window_size": np.full(n_rows, size), **found}
