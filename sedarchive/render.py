@@ -15,7 +15,6 @@ from typing import Any, Literal, TextIO, get_args
 
 from sedarchive.errors import RecipeError
 from sedarchive.result import Result
-from sedarchive.words import counted as counted
 
 Format = Literal["table", "csv", "json", "jsonl", "markdown"]
 _NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "HUGEINT", "UBIGINT", "UINTEGER", "SMALLINT", "TINYINT", "DECIMAL")

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sedarchive.errors import RecipeError
-from sedarchive.render import counted, write_result
+from sedarchive.render import write_result
 from sedarchive.result import Result
+from sedarchive.words import counted
 
 RESULT = Result(
     ["run", "step", "ratio", "flip", "sigma"],
