@@ -11,7 +11,7 @@ import pytest
 from sedarchive.compute import null_rows as null_tables
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
-from sedarchive.nulls import null_bands
+from sedarchive.nulls.bands import null_bands
 from sedarchive.tables import Database
 
 # in the background of a shell, tests and their children would be deaf to the interrupts that some of them send

@@ -14,7 +14,7 @@ from sedarchive.inference.significance import Standing, lag_flip, largest_null, 
 from sedarchive.inference.sliding import sliding_bands
 from sedarchive.inference.surrogates import surrogates
 from sedarchive.inference.trends import DEGREES, without_trend
-from sedarchive.windows import window_series
+from sedarchive.rolling.windows import window_series
 
 
 def autoregressive(rng, n, rho, rows=1):

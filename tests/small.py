@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from sedarchive.cli.app import app
 from sedarchive.compute import null_rows as null_tables
-from sedarchive.nulls import null_bands
+from sedarchive.nulls.bands import null_bands
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from sedarchive.gram import Gram, RoundingUnit, gram_sums
 from sedarchive.inference import changes
 from sedarchive.inference.changes import Shift, ShiftOptions, cusum_statistic, find_shift, window_noise
 from sedarchive.inference.walks import walk_sigmas
-from sedarchive.windows import window_series
+from sedarchive.rolling.windows import window_series
 
 FLOAT64 = RoundingUnit(52, -1022)
 QUICK = ShiftOptions(draws=499, replicas=199)

@@ -5,9 +5,9 @@ import oracles
 import pytest
 import torch
 
-from sedarchive.decay import decay_products
 from sedarchive.gram import Gram
-from sedarchive.windows import window_series
+from sedarchive.rolling.decay import decay_products
+from sedarchive.rolling.windows import window_series
 
 T, P = 16, 40
 

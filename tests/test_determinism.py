@@ -12,10 +12,10 @@ from sedarchive.archive import Archive
 from sedarchive.compute.refresh import ComputeOptions, plan_compute
 from sedarchive.errors import BandError
 from sedarchive.leaves import Scope
+from sedarchive.rolling.windows import window_series
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
-from sedarchive.windows import window_series
 
 NUMBERS = ("updates", "windows", "window_sigmas", "matrix_spectra", "matrix_stats")
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit", "requests")

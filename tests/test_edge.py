@@ -4,10 +4,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sedarchive.edge import detection_threshold, edge_scalars
 from sedarchive.errors import BandError
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
-from sedarchive.windows import update_series, window_series
+from sedarchive.rolling.edge import detection_threshold, edge_scalars
+from sedarchive.rolling.windows import update_series, window_series
 
 FLOAT64 = RoundingUnit(52, -1022)
 FIGURE_1A = np.array([198.58, 169.08, 122.47, 110.73, 106.22, 92.66, 78.30, 61.27, 44.58, 22.79])
@@ -280,7 +280,7 @@ def test_a_band_of_the_window_size_gives_the_same_windows_and_a_narrower_one_say
 def test_many_windows_in_several_batches_are_the_same_as_in_one(monkeypatch):
     gram, _ = gram_of(np.random.default_rng(0).standard_normal((30, 20)))
     one = window_series(gram, 5, 20)
-    monkeypatch.setattr("sedarchive.windows._BATCH_ENTRIES", 4 * 36)
+    monkeypatch.setattr("sedarchive.rolling.windows._BATCH_ENTRIES", 4 * 36)
     several = window_series(gram, 5, 20)
     np.testing.assert_array_equal(one.sigma, several.sigma)
     np.testing.assert_array_equal(one.gram_change_operator, several.gram_change_operator)

@@ -16,11 +16,11 @@ from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
 from sedarchive.inference.phases import METHODS
 from sedarchive.inference.trends import DEGREES
-from sedarchive.projection import QUANTITIES
-from sedarchive.spectra import MatrixSpectrum, MatrixStats
+from sedarchive.matrix.spectra import MatrixSpectrum, MatrixStats
+from sedarchive.matrix.tails import TailFit
+from sedarchive.rolling.projection import QUANTITIES
 from sedarchive.tables import Database
 from sedarchive.tables.entries import SHARED, Entry, entry_of, read_entries
-from sedarchive.tails import TailFit
 
 PACKAGE = Path(__file__).parents[1] / "sedarchive"
 ENTRIES = read_entries()
@@ -104,9 +104,9 @@ def test_what_is_not_computed_yet_is_written_by_no_module():
 # values of a status
 
 SITES = {
-    "updates.status": ("compute/window_rows.py:status", "windows.py:update_series"),
-    "windows.status": ("compute/window_rows.py:status", "windows.py:_window_status"),
-    "window_sigmas.status": ("modes.py:modes_of",),
+    "updates.status": ("compute/window_rows.py:status", "rolling/windows.py:update_series"),
+    "windows.status": ("compute/window_rows.py:status", "rolling/windows.py:_window_status"),
+    "window_sigmas.status": ("rolling/modes.py:modes_of",),
     "matrix_spectra.status": ("compute/spectra_rows.py:_spectrum_columns",),
     "matrix_stats.status": ("compute/spectra_rows.py:_stats_row",),
     "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
@@ -123,7 +123,7 @@ SITES = {
         *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
     ),
     "fits.status": (
-        *("gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
+        *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
         *("compute/flow_rows.py:maximality_rows", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
     ),
 }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sedarchive.feedback import correlations, lagged
+from sedarchive.inference.feedback import correlations, lagged
 
 
 def smooth(n, rho, rng, m=1):

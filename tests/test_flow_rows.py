@@ -14,7 +14,7 @@ from sedarchive.compute.flow_rows import (
     maximality_rows,
     time_rows,
 )
-from sedarchive.gapflow import RandomHistory
+from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database
 
 N = 30

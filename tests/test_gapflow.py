@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sedarchive.gapflow import (
+from sedarchive.inference.gapflow import (
     FlowFit,
     RandomHistory,
     crossing_time,

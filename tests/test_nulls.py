@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
-from sedarchive.leaders import leader_dimension, leader_profiles
-from sedarchive.nulls import (
+from sedarchive.nulls.bands import (
     EDGE_TOLERANCE,
     NullCache,
     effective_dimension,
@@ -16,7 +15,8 @@ from sedarchive.nulls import (
     null_bands,
     sampled_null,
 )
-from sedarchive.windows import window_series
+from sedarchive.nulls.leaders import leader_dimension, leader_profiles
+from sedarchive.rolling.windows import window_series
 
 FLOAT64 = RoundingUnit(52, -1022)
 
@@ -128,7 +128,7 @@ def test_where_the_closed_form_stands_sampling_differs_by_less_than_its_bound(mo
     closed = sampled_null(norms, p_eff)
     np.testing.assert_allclose(closed.sigma_median, norms[::-1], rtol=1e-12)
     np.testing.assert_array_equal(closed.ratio_low, closed.ratio_high)
-    monkeypatch.setattr("sedarchive.nulls.CLOSED_FORM_ERROR", 0.0)
+    monkeypatch.setattr("sedarchive.nulls.bands.CLOSED_FORM_ERROR", 0.0)
     for values in (norms, np.ones(size)):
         sampled = sampled_null(values, p_eff)
         ordered = np.sort(values)[::-1]

@@ -13,7 +13,7 @@ from sedarchive.gram import Gram, RoundingUnit, gram_sums
 from sedarchive.inference.eventstudy import TAUS, SettlingOptions, find_collapse, find_settling
 from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, pattern_share, running_mean
 from sedarchive.inference.walks import ratio_series, walk_sigmas
-from sedarchive.windows import window_series
+from sedarchive.rolling.windows import window_series
 
 FLOAT64 = RoundingUnit(52, -1022)
 RATIOS = st.lists(st.floats(1.0, 3.0), min_size=8, max_size=40).map(np.array)

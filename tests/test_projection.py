@@ -9,7 +9,7 @@ from small import SMALL_MODEL, walk, write_safetensors
 from sedarchive.archive import Archive
 from sedarchive.executor import Executor, one_blas_thread
 from sedarchive.leaves import resolve_scopes
-from sedarchive.projection import GROUP, QUANTITIES, Projection, Reference, projected_updates
+from sedarchive.rolling.projection import GROUP, QUANTITIES, Projection, Reference, projected_updates
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.sweeps.projection_sweep import ProjectionOptions, sweep_projections

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sedarchive.spectra import MatrixSpectrum, matrix_sigmas, matrix_stats
-from sedarchive.tails import alpha_top_half, alpha_weighted
+from sedarchive.matrix.spectra import MatrixSpectrum, matrix_sigmas, matrix_stats
+from sedarchive.matrix.tails import alpha_top_half, alpha_weighted
 
 
 def planted(m, n, sigma, seed=0):
@@ -69,7 +69,7 @@ def test_a_low_rank_matrix_is_done_by_lapack_and_counts_its_rank(shape):
 def test_blocks_do_not_change_the_singular_values(shape, exact, monkeypatch):
     matrix = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
-    monkeypatch.setattr("sedarchive.spectra._BLOCK_NUMBERS", 150)
+    monkeypatch.setattr("sedarchive.matrix.spectra._BLOCK_NUMBERS", 150)
     np.testing.assert_allclose(matrix_sigmas(matrix, exact).sigma, expected, rtol=1e-9)
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from sedarchive.compute.logged import Logged
 from sedarchive.compute.window_rows import adiabatic_columns, noise_columns, turning_columns
-from sedarchive.drift import component_shares
-from sedarchive.edge import edge_scalars
 from sedarchive.gram import Gram
-from sedarchive.noise import noise_levels, noise_overlaps
-from sedarchive.schedule import Schedule
-from sedarchive.turning import turning
-from sedarchive.windows import window_series
+from sedarchive.nulls.noise import noise_levels, noise_overlaps
+from sedarchive.rolling.drift import component_shares
+from sedarchive.rolling.edge import edge_scalars
+from sedarchive.rolling.schedule import Schedule
+from sedarchive.rolling.turning import turning
+from sedarchive.rolling.windows import window_series
 
 FIGURE_1A = np.array([198.58, 169.08, 122.47, 110.73, 106.22, 92.66, 78.30, 61.27, 44.58, 22.79])
 FIGURE_1A_PARAMETERS = 163_150_848

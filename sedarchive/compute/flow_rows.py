@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.feedback import MIN_POINTS, correlations, lagged
-from sedarchive.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
+from sedarchive.inference.feedback import MIN_POINTS, correlations, lagged
+from sedarchive.inference.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]

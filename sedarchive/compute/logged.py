@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Metric
-from sedarchive.schedule import Schedule
+from sedarchive.rolling.schedule import Schedule
 from sedarchive.sweeps.anatomy import Anatomy
 
 Floats = NDArray[np.float64]

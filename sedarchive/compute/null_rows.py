@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sedarchive.compute.flow_rows import GapWindows, as_columns, flow_rows, has_flow_null
 from sedarchive.compute.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
 from sedarchive.executor import Executor
-from sedarchive.gapflow import RandomHistory
-from sedarchive.noise import noise_overlaps
-from sedarchive.nulls import NullBands, NullCache, null_bands
+from sedarchive.inference.gapflow import RandomHistory
+from sedarchive.nulls.bands import NullBands, NullCache, null_bands
+from sedarchive.nulls.noise import noise_overlaps
 from sedarchive.tables import Database
 
 ScopeSize = tuple[str, int]

@@ -14,7 +14,7 @@ from sedarchive.compute.requests import OpenDatabase
 from sedarchive.compute.window_rows import Columns, concatenated
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Scope
-from sedarchive.projection import QUANTITIES, Reference
+from sedarchive.rolling.projection import QUANTITIES, Reference
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.projection_sweep import ProjectionOptions, sweep_projections
 from sedarchive.sweeps.stored_grams import StoredGrams

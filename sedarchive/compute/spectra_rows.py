@@ -15,11 +15,11 @@ from sedarchive.archive.store import ChunkReads
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
-from sedarchive.spectra import matrix_stats
+from sedarchive.matrix.spectra import matrix_stats
+from sedarchive.matrix.tails import alpha_top_half, alpha_weighted
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.spectra_sweep import ALGORITHM, SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
 from sedarchive.tables import Database
-from sedarchive.tails import alpha_top_half, alpha_weighted
 
 MatrixAt = tuple[str, int]
 """(matrix, step)."""

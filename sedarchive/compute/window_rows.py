@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sedarchive.audit import Evidence, marked
 from sedarchive.compute.logged import Logged
 from sedarchive.leaves import Scope
-from sedarchive.noise import NoiseOverlaps, noise_levels
-from sedarchive.nulls import NullBands
+from sedarchive.nulls.bands import NullBands
+from sedarchive.nulls.noise import NoiseOverlaps, noise_levels
+from sedarchive.rolling.turning import turning
+from sedarchive.rolling.windows import UpdateSeries, WindowSeries
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.turning import turning
-from sedarchive.windows import UpdateSeries, WindowSeries
 
 Columns = dict[str, NDArray[Any]]
 _FLOATS = (

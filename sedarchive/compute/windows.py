@@ -30,16 +30,16 @@ from sedarchive.compute.window_rows import (
     update_columns,
     window_columns,
 )
-from sedarchive.decay import decay_products
 from sedarchive.executor import Executor, Progress
-from sedarchive.gapflow import RandomHistory
 from sedarchive.gram import Gram
+from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.leaves import Scope
-from sedarchive.nulls import NullBands, NullCache, effective_dimension
+from sedarchive.nulls.bands import NullBands, NullCache, effective_dimension
+from sedarchive.rolling.decay import decay_products
+from sedarchive.rolling.windows import WindowSeries, update_series, window_series
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
-from sedarchive.windows import WindowSeries, update_series, window_series
 
 ALGORITHM = "windows-3"
 Pair = tuple[str, int]

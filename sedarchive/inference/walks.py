@@ -1,8 +1,8 @@
 """Series of rolling windows of a random walk: what methods that look at a whole series find in noise.
 
 The updates of the walk have given norms and independent random directions in p_eff dimensions. Unlike the null of one
-window (:mod:`sedarchive.nulls`), consecutive windows share all updates but one, so that the series is as smooth as
-that of a run.
+window (:mod:`sedarchive.nulls.bands`), consecutive windows share all updates but one, so that the series is as smooth
+as that of a run.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.modes import RESOLUTION
+from sedarchive.rolling.modes import RESOLUTION
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import select_part
 from sedarchive.leaves import Scope
 from sedarchive.plan.tasks import Block
-from sedarchive.projection import Projection, projected_updates
+from sedarchive.rolling.projection import Projection, projected_updates
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks

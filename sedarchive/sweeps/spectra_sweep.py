@@ -12,9 +12,9 @@ from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import select_part
 from sedarchive.leaves import Leaf
+from sedarchive.matrix.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.plan.grid import MatrixLayout
 from sedarchive.plan.tasks import SpectraPlan, StepBlock, plan_spectra
-from sedarchive.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
 

@@ -11,13 +11,13 @@ from sedarchive.archive import Archive
 from sedarchive.executor import Executor, one_blas_thread
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.leaves import resolve_scopes
+from sedarchive.matrix.spectra import matrix_stats
+from sedarchive.rolling.windows import window_series
 from sedarchive.sizes import parse_size
-from sedarchive.spectra import matrix_stats
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.gram_sweep import sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
-from sedarchive.windows import window_series
 
 
 def ingest_run(run: Path, archive: Path, workers: int, max_mem: str = "512MB", codec: str = "none") -> None:

@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from workload import GPT2, GPT2_QUICK, checkpoint_paths, history
 
 from sedarchive.executor import one_blas_thread
-from sedarchive.spectra import matrix_stats
+from sedarchive.matrix.spectra import matrix_stats
 from sedarchive.sweeps.spectra_sweep import matrix_leaves
 
 N_CHECKPOINTS = 2

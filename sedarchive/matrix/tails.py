@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.spectra import MatrixSpectrum
+from sedarchive.matrix.spectra import MatrixSpectrum
 
 Floats = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.modes import Modes
+from sedarchive.rolling.modes import Modes
 
 Floats = NDArray[np.float64]
 

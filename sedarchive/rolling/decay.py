@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.gram import Gram
-from sedarchive.modes import Modes
+from sedarchive.rolling.modes import Modes
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.gram import Gram
-from sedarchive.leaders import (
+from sedarchive.nulls.leaders import (
     BAND,
     Draws,
     Leader,
@@ -218,7 +218,7 @@ def null_bands(
     """Return the nulls of all windows of one size.
 
     Windows share draws: each takes the quantiles of a *leader*, a profile of sorted log norms and a dimension on a
-    fixed grid near its own (:mod:`sedarchive.leaders`), moved to its own norms and p_eff to first order. The result of
+    fixed grid near its own (:mod:`.leaders`), moved to its own norms and p_eff to first order. The result of
     a window is a function of its own norms, p_eff and seed alone. p_eff is rounded to an integer below W.
 
     Parameters

@@ -1,7 +1,7 @@
 """Rolling windows of updates and single updates, from the Gram matrix of the updates.
 
 X is the matrix of a window's W updates as rows (Definition 1 of "Spectral Edge Dynamics", arXiv 2603.15678: neither
-centred nor normalised); its singular values and vectors come from the W x W Gram matrix (:mod:`sedarchive.modes`).
+centred nor normalised); its singular values and vectors come from the W x W Gram matrix (:mod:`.modes`).
 """
 
 from dataclasses import dataclass, fields
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.decay import ModeShares, mode_shares
-from sedarchive.edge import EdgeScalars, argmax_rank, edge_scalars, sigma_ratios
 from sedarchive.gram import Gram
-from sedarchive.modes import RESOLUTION, STATUS, Modes, cosines_between, modes_of
-from sedarchive.repulsion import EnergyMotion, energy_motion
-from sedarchive.turning import (
+from sedarchive.rolling.decay import ModeShares, mode_shares
+from sedarchive.rolling.edge import EdgeScalars, argmax_rank, edge_scalars, sigma_ratios
+from sedarchive.rolling.modes import RESOLUTION, STATUS, Modes, cosines_between, modes_of
+from sedarchive.rolling.repulsion import EnergyMotion, energy_motion
+from sedarchive.rolling.turning import (
     Directions,
     directions,
     overlap_bound,
@@ -109,7 +109,7 @@ def window_series(gram: Gram, window_size: int, n_elements: int, decay: Floats |
     n_elements
         p, the number of parameters of the scope.
     decay
-        :func:`sedarchive.decay.decay_products` of the scope (n_updates, n_updates); None where they are unknown.
+        :func:`.decay.decay_products` of the scope (n_updates, n_updates); None where they are unknown.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.edge import argmax_rank, mp_edge, sigma_ratios
+from sedarchive.rolling.edge import argmax_rank, mp_edge, sigma_ratios
 
 Floats = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class Reference:
         window_size
             W >= 3.
         n_elements
-            p; the signal rank of each window is restricted to the Marchenko-Pastur edge (:mod:`sedarchive.edge`).
+            p; the signal rank of each window is restricted to the Marchenko-Pastur edge (:mod:`.edge`).
         """
         self.window_size = window_size
         self._gram = gram

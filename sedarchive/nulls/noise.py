@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.leaders import draw_cosines
-from sedarchive.modes import cosines_between, modes_of
+from sedarchive.nulls.leaders import draw_cosines
+from sedarchive.rolling.modes import cosines_between, modes_of
 
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """How the leading directions of a window lie and turn: against its updates, and against the window before.
 
-``v_k`` are the right singular vectors of a window (:mod:`sedarchive.modes`). Angles are in radians, from 0 to pi / 2,
+``v_k`` are the right singular vectors of a window (:mod:`.modes`). Angles are in radians, from 0 to pi / 2,
 since the sign of a singular vector means nothing; below about 1e-7 they are rounding.
 
 Sources: the authors' scripts of "Spectral Edge Dynamics" (arXiv 2603.15678) for gamma, the alignment of the last update
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.modes import Modes, eigenvalue_gaps
+from sedarchive.rolling.modes import Modes, eigenvalue_gaps
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

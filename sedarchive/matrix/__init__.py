@@ -1,0 +1,1 @@
+"""Quantities of one matrix, from its singular values."""

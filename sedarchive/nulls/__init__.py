@@ -1,0 +1,1 @@
+"""What windows of random updates would show."""

@@ -1,0 +1,1 @@
+"""Quantities of rolling windows of updates, from their Gram matrices."""
