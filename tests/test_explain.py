@@ -16,8 +16,7 @@ from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
 from sedarchive.inference.phases import METHODS
 from sedarchive.inference.trends import DEGREES
-from sedarchive.matrix.spectra import MatrixSpectrum, MatrixStats
-from sedarchive.matrix.tails import TailFit
+from sedarchive.matrix.spectra import MatrixSpectrum
 from sedarchive.rolling.projection import QUANTITIES
 from sedarchive.tables import Database
 from sedarchive.tables.entries import SHARED, Entry, entry_of, read_entries
@@ -108,7 +107,8 @@ SITES = {
     "windows.status": ("compute/window_rows.py:status", "rolling/windows.py:_window_status"),
     "window_sigmas.status": ("rolling/modes.py:modes_of",),
     "matrix_spectra.status": ("compute/spectra_rows.py:_spectrum_columns",),
-    "matrix_stats.status": ("compute/spectra_rows.py:_stats_row",),
+    "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_columns_of"),
+    "matrix_stats.alpha_mle_status": ("compute/matrix_rows.py:_density_columns",),
     "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
     "phases.status": ("inference/phases.py:find_phases",),
     "events.status": (
@@ -131,9 +131,6 @@ SITES = {
 CHOICES = {
     "matrix_spectra.status": (MatrixSpectrum, "status"),
     "matrix_spectra.method": (MatrixSpectrum, "method"),
-    "matrix_stats.status": (MatrixStats, "status"),
-    "matrix_stats.alpha_status": (TailFit, "status"),
-    "matrix_stats.alpha_top_half_status": (TailFit, "status"),
 }
 """Columns whose values are the Literal type of a field."""
 NO_STATUS = {"updates.status": {"unresolved", "irregular"}, "events.status": {"val_acc"}}

@@ -19,6 +19,7 @@ from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows,
 from sedarchive.compute.couplings import refresh_couplings
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.logged import logged_of
+from sedarchive.compute.matrix_stats import refresh_matrix_stats
 from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
 from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
@@ -383,6 +384,7 @@ class _Job:
         report.spectra = refresh_spectra(
             parts, self.open_database, self.options.every, options, self.sweeps, self.progress
         )
+        refresh_matrix_stats(parts.run.name, self.open_database, self.options.executor)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
             report.findings += [

@@ -5,7 +5,7 @@ costs its new steps, and an interrupted sweep goes on where it stopped.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from sedarchive.archive.store import ChunkReads
 from sedarchive.compute.requests import OpenDatabase
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
-from sedarchive.matrix.spectra import matrix_stats
-from sedarchive.matrix.tails import alpha_top_half, alpha_weighted
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.spectra_sweep import ALGORITHM, SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
 from sedarchive.tables import Database
@@ -132,10 +130,7 @@ def _store(database: Database, anatomy: Anatomy, portion: Sequence[SpectrumAt], 
         "digest": [digests[leaf.name, step][0] for leaf, step, _ in rows],
         **_spectrum_columns([found for _, _, found in rows]),
     }
-    stats = {**shared, **_leaf_columns([leaf for leaf, _, _ in rows]), **_stats_columns([f for _, _, f in rows])}
-    with database.transaction():
-        database.insert("matrix_spectra", spectra)
-        database.insert("matrix_stats", stats)
+    database.insert("matrix_spectra", spectra)
 
 
 def _spectrum_columns(found: Sequence[SpectrumAt]) -> dict[str, Any]:
@@ -149,38 +144,4 @@ def _spectrum_columns(found: Sequence[SpectrumAt]) -> dict[str, Any]:
         "n_resolved": [None if spectrum is None else spectrum.n_resolved for spectrum in spectra],
         "method": [None if spectrum is None else spectrum.method for spectrum in spectra],
         "status": ["unreadable" if spectrum is None else spectrum.status for spectrum in spectra],
-    }
-
-
-def _leaf_columns(leaves: Sequence[Leaf]) -> dict[str, Any]:
-    shapes = [leaf.shape or (None, None) for leaf in leaves]
-    return {
-        "layer": [leaf.layer for leaf in leaves],
-        "role": [leaf.role for leaf in leaves],
-        "n_rows": [shape[0] for shape in shapes],
-        "n_cols": [shape[1] for shape in shapes],
-    }
-
-
-_STATS = (
-    *("frobenius_norm", "spectral_norm", "stable_rank", "entropy", "effective_rank", "sigma_ratio"),
-    *("alpha", "alpha_status", "alpha_top_half", "alpha_top_half_status", "status"),
-)
-
-
-def _stats_columns(found: Sequence[SpectrumAt]) -> dict[str, Any]:
-    rows = [_stats_row(one) for one in found]
-    return {name: [row[name] for row in rows] for name in _STATS}
-
-
-def _stats_row(found: SpectrumAt) -> dict[str, Any]:
-    if found.spectrum is None:
-        return dict.fromkeys(_STATS) | {"status": "unreadable"}
-    weighted, top_half = alpha_weighted(found.spectrum), alpha_top_half(found.spectrum)
-    return {
-        **asdict(matrix_stats(found.spectrum)),
-        "alpha": weighted.alpha,
-        "alpha_status": weighted.status,
-        "alpha_top_half": top_half.alpha,
-        "alpha_top_half_status": top_half.status,
     }

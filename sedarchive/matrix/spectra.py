@@ -1,4 +1,4 @@
-"""Singular values of one matrix, and the summary numbers that follow from them."""
+"""Singular values of one matrix."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,25 +29,6 @@ class MatrixSpectrum:
     method: Literal["gram", "lapack", "none"]
     """gram: eigenvalues of the float64 Gram matrix; lapack: float64 SVD."""
     status: SpectrumStatus
-
-
-@dataclass(frozen=True)
-class MatrixStats:
-    """Summary of one spectrum; NaN where not defined."""
-
-    frobenius_norm: float
-    spectral_norm: float
-    """sigma_1."""
-    stable_rank: float
-    """sum sigma² / sigma_1²."""
-    entropy: float
-    """-sum p ln p with p = sigma² / sum sigma², in nats."""
-    effective_rank: float
-    """exp(entropy)."""
-    sigma_ratio: float
-    """sigma_1 / sigma_2; NaN if there is no resolved sigma_2."""
-    status: Literal["ok", "rank_one", "nonfinite", "zero", "empty", "failed"]
-    """rank_one: only ``sigma_ratio`` is not defined. zero: norms are 0, the rest is not defined."""
 
 
 def matrix_sigmas(matrix: NDArray[Any], exact: bool = False) -> MatrixSpectrum:
@@ -85,29 +66,6 @@ def matrix_sigmas(matrix: NDArray[Any], exact: bool = False) -> MatrixSpectrum:
         return _finished(tall, _lapack_sigmas(tall), max(m, n) * float(np.finfo(np.float64).eps), "lapack")
     except np.linalg.LinAlgError:
         return _no_values("failed")
-
-
-def matrix_stats(spectrum: MatrixSpectrum) -> MatrixStats:
-    """Summarise a spectrum; values below its resolution take part in sums as they are."""
-    nan = float("nan")
-    if spectrum.status == "zero":
-        return MatrixStats(0.0, 0.0, nan, nan, nan, nan, "zero")
-    if spectrum.status != "ok":
-        return MatrixStats(nan, nan, nan, nan, nan, nan, spectrum.status)
-    first = float(spectrum.sigma[0])
-    relative = (spectrum.sigma / first) ** 2
-    share = relative / relative.sum()
-    entropy = float(-np.sum(share * np.log(share, where=share > 0, out=np.zeros_like(share))))
-    second = float(spectrum.sigma[1]) if spectrum.n_resolved > 1 else nan
-    return MatrixStats(
-        frobenius_norm=first * float(np.sqrt(relative.sum())),
-        spectral_norm=first,
-        stable_rank=float(relative.sum()),
-        entropy=entropy,
-        effective_rank=float(np.exp(entropy)),
-        sigma_ratio=first / second,
-        status="ok" if spectrum.n_resolved > 1 else "rank_one",
-    )
 
 
 @dataclass(frozen=True)

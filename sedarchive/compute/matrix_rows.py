@@ -1,0 +1,100 @@
+"""Columns of ``matrix_stats`` and ``matrix_nulls`` for the spectra of matrices of one shape."""
+
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.matrix.density import FEWEST as FEWEST_OF_DENSITY
+from sedarchive.matrix.density import HillTails, fit_tail, hill_of
+from sedarchive.matrix.gaussian import Bulk, bulk_of, gaussian_sigmas
+from sedarchive.matrix.metrics import Metrics, metrics_of
+from sedarchive.matrix.slopes import FEWEST, Slopes, slopes_of
+from sedarchive.matrix.stack import SpectraStack
+
+Columns = dict[str, NDArray[np.generic]]
+
+ADVISED_TAIL = 50
+"""Shorter tails give exponents that Clauset et al. advise not to trust."""
+MOST_DRAWS, FEWEST_DRAWS = 400, 100
+_DRAWN_NUMBERS = 50_000_000
+"""Draws x K² of a null: about a second."""
+WITH_NULL = (
+    *("stable_rank", "entropy", "effective_rank", "entropy_sigma", "effective_rank_sigma", "participation"),
+    *("sigma_ratio", "condition_number", "n_outliers", "outlier_share"),
+    *("alpha", "alpha_sigma_weighted", "alpha_inverse_k", "alpha_ols", "alpha_top_half", "alpha_top_50"),
+    *("alpha_hill", "alpha_mle"),
+)
+"""Metrics that do not depend on the scale of the entries."""
+
+
+def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int) -> Columns:
+    """Every metric of N spectra of matrices (n_rows, n_cols)."""
+    columns = _fields_of(metrics_of(stack, max(n_rows, n_cols))) | _bulk_columns(bulk_of(stack, n_rows, n_cols))
+    for name, slopes in slopes_of(stack).items():
+        columns |= _slope_columns(name, slopes)
+    columns |= _hill_columns(hill_of(stack)) | _density_columns(stack)
+    return columns | {"status": np.where(stack.n_resolved > 1, "ok", "rank_one")}
+
+
+def null_columns(n_rows: int, n_cols: int) -> Columns:
+    """Mean and spread of each metric over Gaussian matrices of this shape."""
+    draws = int(np.clip(_DRAWN_NUMBERS // min(n_rows, n_cols) ** 2, FEWEST_DRAWS, MOST_DRAWS))
+    sigma = gaussian_sigmas(n_rows, n_cols, draws)
+    found = stats_columns(SpectraStack(sigma, np.full(draws, sigma.shape[1])), n_rows, n_cols)
+    values = np.stack([found[name].astype(np.float64) for name in WITH_NULL])
+    return {
+        "metric": np.array(WITH_NULL),
+        "mean": values.mean(axis=1),
+        "sd": values.std(axis=1, ddof=1),
+        "low": np.nanquantile(values, 0.025, axis=1),
+        "high": np.nanquantile(values, 0.975, axis=1),
+        "draws": np.full(len(WITH_NULL), draws),
+    }
+
+
+def _fields_of(found: Metrics) -> Columns:
+    return {one.name: getattr(found, one.name) for one in fields(found)}
+
+
+def _bulk_columns(bulk: Bulk) -> Columns:
+    return {
+        "mp_scale": bulk.scale,
+        "mp_edge": bulk.edge,
+        "tw_edge": bulk.edge_tw,
+        "n_outliers": bulk.n_outliers,
+        "outlier_share": bulk.outlier_share,
+    }
+
+
+def _slope_columns(name: str, slopes: Slopes) -> Columns:
+    return {
+        name: slopes.alpha,
+        f"{name}_se": slopes.se,
+        f"{name}_n": slopes.n,
+        f"{name}_status": np.where(slopes.n >= FEWEST, "ok", "too_short"),
+    }
+
+
+def _hill_columns(hill: HillTails) -> Columns:
+    return {
+        "alpha_hill": hill.alpha,
+        "alpha_hill_se": hill.se,
+        "alpha_hill_n": hill.n_tail,
+        "alpha_hill_status": np.where(np.isfinite(hill.alpha), "ok", "too_short"),
+    }
+
+
+def _density_columns(stack: SpectraStack) -> Columns:
+    energies = (sigma[:n] ** 2 for sigma, n in zip(stack.relative, stack.n_resolved, strict=True))
+    tails = [fit_tail(energy) for energy in energies]
+    n_tail = np.array([tail.n_tail for tail in tails])
+    short = np.where(n_tail < ADVISED_TAIL, "short_tail", "ok")
+    return {
+        "alpha_mle": np.array([tail.alpha for tail in tails]),
+        "alpha_mle_se": np.array([tail.se for tail in tails]),
+        "alpha_mle_n": n_tail,
+        "alpha_mle_x_min": np.array([tail.x_min for tail in tails]) * stack.sigma[:, 0] ** 2,
+        "alpha_mle_ks": np.array([tail.ks for tail in tails]),
+        "alpha_mle_status": np.where(stack.n_resolved < FEWEST_OF_DENSITY, "too_short", short),
+    }
