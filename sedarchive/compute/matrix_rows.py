@@ -47,8 +47,8 @@ def null_columns(n_rows: int, n_cols: int) -> Columns:
         "metric": np.array(WITH_NULL),
         "mean": values.mean(axis=1),
         "sd": values.std(axis=1, ddof=1),
-        "low": np.nanquantile(values, 0.025, axis=1),
-        "high": np.nanquantile(values, 0.975, axis=1),
+        "low": np.quantile(values, 0.025, axis=1),
+        "high": np.quantile(values, 0.975, axis=1),
         "draws": np.full(len(WITH_NULL), draws),
     }
 
