@@ -1,0 +1,1 @@
+"""How spectra change over steps and depth: waves, gradients, laws over sizes."""
