@@ -6,6 +6,7 @@ import numpy as np
 
 from sedarchive.compute.coupling_inputs import read_inputs
 from sedarchive.compute.couplings import coupling_rows
+from sedarchive.compute.lifecycle import store_lifecycle
 from sedarchive.executor import Executor
 
 SPACING = 100
@@ -14,6 +15,7 @@ N_CHECKPOINTS = 61
 LEAD = 3
 WAVE_SLOWNESS = 130.0
 EXPONENT = 0.26
+PEAK = 0.36
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,27 @@ def plant_wave(db, run, arrivals, steps=range(0, 2001, 50), depth=0.6):
             db.replace("matrix_stats", {"run": run, "matrix": f"blocks.{layer}.{role}"}, columns)
 
 
+def plant_asymmetry(db, n_layers=12):
+    """Last compressions of query and key that spread three times as much over depth; an inverted U of alpha."""
+    rng = np.random.default_rng(3)
+    for role, spread in (("query", 0.09), ("key", 0.09), ("value", 0.03), ("output", 0.03)):
+        last = 0.5 + spread * rng.standard_normal(n_layers)
+        for layer in range(n_layers):
+            hump = 0.4 - 0.5 * (layer / (n_layers - 1) - PEAK) ** 2 + 0.004 * rng.standard_normal()
+            columns = {
+                "step": [0, 1000],
+                "layer": layer,
+                "role": role,
+                "n_rows": 64,
+                "n_cols": 64,
+                "stable_rank": [20.0, 20.0 * (1 - last[layer])],
+                "entropy": [4.0, 3.5],
+                "alpha": [0.2, hump],
+                "status": "ok",
+            }
+            db.replace("matrix_stats", {"run": "asymmetry", "matrix": f"blocks.{layer}.{role}"}, columns)
+
+
 def plant_waves(db):
     plant_wave(db, "wave", 300 + WAVE_SLOWNESS * np.arange(6))
     plant_wave(db, "wave_of_three", 300 + WAVE_SLOWNESS * np.arange(3))
@@ -128,6 +151,9 @@ def plant_waves(db):
     plant_wave(db, "wave_without_start", 300 + WAVE_SLOWNESS * np.arange(6), steps=range(50, 2001, 50))
     plant_wave(db, "wave_at_once", np.full(6, 500.0))
     plant_wave(db, "wave_none", 300 + WAVE_SLOWNESS * np.arange(6), depth=0.01)
+    plant_asymmetry(db)
+    for (run,) in db.rows("SELECT DISTINCT run FROM matrix_stats").rows:
+        store_lifecycle(db, run)
 
 
 def plant_scaling(db):

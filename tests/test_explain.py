@@ -11,6 +11,7 @@ from small import data_of, run_here
 
 from sedarchive.compute.flow_rows import FITS
 from sedarchive.compute.lead_rows import FIT
+from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
 from sedarchive.explain import explain
 from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
@@ -26,6 +27,7 @@ ENTRIES = read_entries()
 RESULTS = (
     *("updates", "windows", "window_sigmas", "phases", "events", "couplings", "fits", "projections"),
     *("drift", "components", "matrix_spectra", "matrix_stats"),
+    *("layer_waves", "depth_gradients"),
 )
 NOT_YET: tuple[str, ...] = ()
 """Columns (table.column) and modules (compute/name.py) whose entries are still to be written."""
@@ -122,7 +124,12 @@ SITES = {
         *("compute/coupling_rows.py:granger_columns", "compute/coupling_rows.py:share_columns"),
         *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
     ),
+    "layer_waves.status": ("compute/lifecycle_rows.py:wave_rows",),
+    "depth_gradients.status": ("inference/leads.py:fit_line",),
+    "depth_gradients.shape": ("lifecycle/gradients.py:hump_of",),
     "fits.status": (
+        *("compute/lifecycle_rows.py:asymmetry_rows", "compute/lifecycle_rows.py:gradient_rows"),
+        "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
         *("compute/flow_rows.py:maximality_rows", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
     ),
@@ -133,7 +140,12 @@ CHOICES = {
     "matrix_spectra.method": (MatrixSpectrum, "method"),
 }
 """Columns whose values are the Literal type of a field."""
-NO_STATUS = {"updates.status": {"unresolved", "irregular"}, "events.status": {"val_acc"}}
+NO_STATUS = {
+    "updates.status": {"unresolved", "irregular"},
+    "events.status": {"val_acc"},
+    "fits.status": {"attention", "compression", "reversal_", "spread_"},
+    "layer_waves.status": {"compression_wave", "slowness", "slowness_ranks", "velocity"},
+}
 """Words there that cannot stand in the column."""
 
 
@@ -166,7 +178,7 @@ def test_every_value_that_the_code_writes_is_explained(column):
         ("couplings.detrend", DEGREES),
         ("couplings.kind", KINDS),
         ("couplings.peak_rule", (*PEAK_RULES, "lowest", "highest")),
-        ("fits.fit", (FIT, *FITS)),
+        ("fits.fit", (FIT, *FITS, *LIFECYCLE_FITS)),
     ],
 )
 def test_every_name_in_a_column_of_names_is_explained(column, values):

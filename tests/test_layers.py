@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
     {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "roles"},
-    {"floats", "gram", "rolling", "nulls", "matrix", "leaves", "inference"},
+    {"floats", "gram", "rolling", "nulls", "matrix", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit"},
@@ -38,6 +38,7 @@ NEIGHBOURS = {
     ("nulls", "gram"),
     ("nulls", "rolling"),
     ("inference", "rolling"),
+    ("lifecycle", "inference"),
     ("tables", "render"),
     ("preview", "inspection"),
     ("recipes", "tables"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sedarchive.lifecycle.asymmetry import asymmetry
 from sedarchive.lifecycle.gradients import gradient_of, hump_of, relative_depth, reversal
 from sedarchive.lifecycle.ranks import mann_kendall, theil_sen
 from sedarchive.lifecycle.scaling import scaling_law
@@ -169,6 +170,47 @@ def test_a_valley_is_no_inverted_u_and_few_layers_have_no_shape():
     assert hump_of((relative_depth(10) - 0.5) ** 2).shape == "u"
     assert hump_of(np.arange(4.0)).shape == "too_few"
     assert np.isnan(hump_of(relative_depth(10) ** 2).peak)
+
+
+# asymmetry
+
+
+def roles(rng, n_layers, ratio=1.0, tied=0.0):
+    """Query, key, value, output over layers; neighbours in a pair share a part."""
+    noise = rng.standard_normal((4, n_layers))
+    noise[1] = tied * noise[0] + np.sqrt(1 - tied**2) * noise[1]
+    noise[3] = tied * noise[2] + np.sqrt(1 - tied**2) * noise[3]
+    return np.array([[5.0], [1.0], [2.0], [9.0]]) + noise * np.array([[ratio], [ratio], [1.0], [1.0]])
+
+
+def test_the_asymmetry_is_a_ratio_of_standard_deviations_within_roles():
+    values = roles(np.random.default_rng(0), 9)
+    spread = values.std(axis=1) ** 2
+    found = asymmetry(values, draws=99)
+    assert found.ratio == pytest.approx(np.sqrt((spread[0] + spread[1]) / (spread[2] + spread[3])))
+    assert (found.low < found.ratio < found.high, found.n) == (True, 9)
+    assert asymmetry(values[[2, 3, 0, 1]], draws=99).ratio == pytest.approx(1 / found.ratio)
+
+
+@pytest.mark.parametrize("tied", [0.0, 0.9])
+def test_roles_that_are_alike_are_called_asymmetric_in_a_twentieth(tied):
+    rng = np.random.default_rng(1)
+    found = [asymmetry(roles(rng, 12, tied=tied), draws=99) for _ in range(400)]
+    rejected = np.mean([one.p <= 0.05 for one in found])
+    assert rejected <= 0.08
+    assert np.mean([one.low <= 1 <= one.high for one in found]) >= 0.92
+
+
+def test_a_planted_asymmetry_is_found_and_covered():
+    rng = np.random.default_rng(2)
+    found = [asymmetry(roles(rng, 12, ratio=3.0, tied=0.5), draws=99) for _ in range(200)]
+    assert np.mean([one.p <= 0.05 for one in found]) > 0.9
+    assert np.mean([one.low <= 3 <= one.high for one in found]) >= 0.92
+
+
+def test_two_layers_have_no_asymmetry():
+    assert np.isnan(asymmetry(np.ones((4, 2))).ratio)
+    assert np.isnan(asymmetry(np.ones((4, 8))).ratio)
 
 
 # scaling

@@ -49,8 +49,10 @@ def ask(db, recipe, **values):
 
 RECIPE_NAMES = """
 adiabatic
+compression_wave
 coupling
 decay_split
+depth_gradients
 events
 gap_flow
 gap_maximality
@@ -62,6 +64,7 @@ layer_profile
 lead_times
 phases
 projection_error
+qk_vo_asymmetry
 scaling_law
 signal_ranks
 sliding_coupling
@@ -270,6 +273,57 @@ def test_a_wave_that_cannot_be_timed_says_why(planted_db, run, status, n):
 def test_a_wave_can_be_counted_from_a_later_step(planted_db):
     rows = ask(planted_db, "wave_velocity", run="wave_without_start", reference_step="50")
     assert rows[0]["slowness"] == pytest.approx(planted.WAVE_SLOWNESS)
+
+
+@pytest.mark.parametrize("scope", ["trunk", "role:query"])
+def test_a_planted_wave_has_its_velocity_with_an_interval(planted_db, scope):
+    [row] = ask(planted_db, "compression_wave", run="wave", scope=scope)
+    assert row["slowness"] == pytest.approx(planted.WAVE_SLOWNESS)
+    assert row["slowness_ranks"] == pytest.approx(planted.WAVE_SLOWNESS)
+    assert row["velocity"] == pytest.approx(1 / planted.WAVE_SLOWNESS)
+    assert row["velocity_low"] <= row["velocity"] <= row["velocity_high"]
+    assert (row["n"], row["first_arrival"], row["status"]) == (6, pytest.approx(300), "few")
+
+
+@pytest.mark.parametrize(
+    ("run", "status"),
+    [
+        ("wave_of_three", "three_points"),
+        ("wave_of_two", "too_few"),
+        ("wave_without_start", "no_start"),
+        ("wave_at_once", "simultaneous"),
+    ],
+)
+def test_a_wave_without_a_velocity_says_why_in_its_fit_too(planted_db, run, status):
+    rows = ask(planted_db, "compression_wave", run=run)
+    assert {row["status"] for row in rows} == {status}
+    assert {row["scope"] for row in rows} == {"trunk", "role:query", "role:value"}
+    assert all(row["velocity"] is None for row in rows) == (status != "three_points")
+
+
+def test_layers_that_are_not_compressed_have_no_arrival(planted_db):
+    rows = ask(planted_db, "compression_wave", run="wave_none")
+    assert {(row["first_arrival"], row["slowness"]) for row in rows} == {(None, None)}
+
+
+def test_a_planted_hump_of_alpha_is_an_inverted_u_with_its_peak(planted_db):
+    rows = ask(planted_db, "depth_gradients", run="asymmetry")
+    assert [row["scope"] for row in rows] == ["role:key", "role:output", "role:query", "role:value", "trunk"]
+    for row in rows:
+        assert (row["shape"], row["step"], row["n"]) == ("inverted_u", 1000, 12)
+        assert row["peak_low"] < planted.PEAK < row["peak_high"]
+        assert row["aicc_gain"] > 2
+    [start] = ask(planted_db, "depth_gradients", run="asymmetry", step="0", scope="trunk")
+    assert (start["shape"], start["status"]) == ("monotone", "constant")
+
+
+def test_a_planted_asymmetry_lies_outside_its_null(planted_db):
+    found = {row["quantity"]: row for row in ask(planted_db, "qk_vo_asymmetry", run="asymmetry")}
+    row = found["compression"]
+    assert row["low"] < 3 < row["high"]
+    assert row["null_low"] < 1 < row["null_high"] < row["ratio"]
+    assert row["p"] < 0.01
+    assert found["alpha"]["p"] > 0.05
 
 
 def test_a_planted_exponent_is_recovered(planted_db):

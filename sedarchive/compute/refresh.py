@@ -18,6 +18,7 @@ from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
 from sedarchive.compute.couplings import refresh_couplings
 from sedarchive.compute.lead_rows import refresh_lead_laws
+from sedarchive.compute.lifecycle import refresh_lifecycle
 from sedarchive.compute.logged import logged_of
 from sedarchive.compute.matrix_stats import refresh_matrix_stats
 from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
@@ -269,6 +270,8 @@ _OF_RUNS = (
     "projections",
     "matrix_spectra",
     "matrix_stats",
+    "layer_waves",
+    "depth_gradients",
     "computations",
 )
 
@@ -385,6 +388,7 @@ class _Job:
             parts, self.open_database, self.options.every, options, self.sweeps, self.progress
         )
         refresh_matrix_stats(parts.run.name, self.open_database, self.options.executor)
+        refresh_lifecycle(parts.run.name, self.open_database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
             report.findings += [

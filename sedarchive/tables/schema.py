@@ -2,10 +2,10 @@
 
 from importlib.resources import files
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a table or column changes; a database of another version is rebuilt, not migrated."""
 
-_THEMES = ("runs", "windows", "spectra", "inference")
+_THEMES = ("runs", "windows", "spectra", "lifecycle", "inference")
 
 
 def schema_sql() -> str:

@@ -1,0 +1,112 @@
+"""Brings waves and gradients over depth of a run up to date, from ``matrix_stats`` alone."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive import __version__
+from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.lifecycle_rows import (
+    ALL_ROLES,
+    FITS,
+    METRICS,
+    LayerMetrics,
+    Row,
+    as_columns,
+    asymmetry_rows,
+    gradient_rows,
+    wave_rows,
+)
+from sedarchive.compute.requests import OpenDatabase
+from sedarchive.tables import Database
+
+ALGORITHM = "lifecycle-1"
+_MADE_FROM = """
+    SELECT count(*), bit_xor(hash(s.matrix, s.step, s.digest, t.layer, t.role))
+    FROM matrix_spectra AS s JOIN matrix_stats AS t USING (run, matrix, step)
+    WHERE run = ? AND t.layer IS NOT NULL
+"""
+_BY_LAYER = f"""
+    SELECT coalesce(role, '{ALL_ROLES}') AS role, layer, step, {", ".join(f"avg({name})" for name in METRICS)},
+        sqrt(sum((null_sd / null_mean) ** 2)) / count(*)
+    FROM (
+        SELECT s.role, s.layer, s.step, {", ".join(f"s.{name}" for name in METRICS)}, n.sd AS null_sd,
+            n.mean AS null_mean
+        FROM matrix_stats AS s
+        LEFT JOIN matrix_nulls AS n
+            ON s.n_rows = n.n_rows AND s.n_cols = n.n_cols AND n.metric = 'stable_rank'
+        WHERE s.run = ? AND s.layer IS NOT NULL AND s.role <> 'other'
+    )
+    GROUP BY GROUPING SETS ((role, layer, step), (layer, step))
+    ORDER BY ALL
+"""
+
+
+def refresh_lifecycle(run: str, open_database: OpenDatabase) -> bool:
+    """Derive the waves and gradients of a run if its spectra changed; return whether they did."""
+    started = datetime.now(UTC)
+    made = {"run": run, "table_name": "lifecycle"}
+    with open_database() as database:
+        key = canonical_digest([ALGORITHM, *database.rows(_MADE_FROM, [run]).rows[0]])[:16]
+        known = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'lifecycle'", [run]).rows
+        if known == [(key,)]:
+            return False
+        with database.transaction():
+            store_lifecycle(database, run)
+            database.replace("computations", made, _record(key, started))
+    return True
+
+
+def store_lifecycle(database: Database, run: str) -> None:
+    """Replace the rows of a run, within the caller's transaction."""
+    waves, gradients, fits = _rows_of(_read(database, run))
+    database.replace("layer_waves", {"run": run}, as_columns(waves))
+    database.replace("depth_gradients", {"run": run}, as_columns(gradients))
+    for fit in FITS:
+        mine = [row for row in fits if row["fit"] == fit]
+        database.replace("fits", {"run": run, "fit": fit}, as_columns(mine))
+
+
+def _record(key: str, started: datetime) -> dict[str, object]:
+    return {
+        "key": [key],
+        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
+        "started": started,
+        "finished": datetime.now(UTC),
+    }
+
+
+def _rows_of(metrics: list[LayerMetrics]) -> tuple[list[Row], list[Row], list[Row]]:
+    waves: list[Row] = []
+    gradients: list[Row] = []
+    fits: list[Row] = []
+    for one in metrics:
+        more_waves, wave_fits = wave_rows(one)
+        more_gradients, gradient_fits = gradient_rows(one)
+        waves += more_waves
+        gradients += more_gradients
+        fits += wave_fits + gradient_fits
+    roles = {one.scope.removeprefix("role:"): one for one in metrics}
+    return waves, gradients, fits + asymmetry_rows(roles)
+
+
+def _read(database: Database, run: str) -> list[LayerMetrics]:
+    """Means over the matrices of each layer, by role and over all."""
+    by_role: dict[str, list[tuple[float, ...]]] = {}
+    for role, *numbers in database.rows(_BY_LAYER, [run]).rows:
+        by_role.setdefault(role, []).append(tuple(np.nan if one is None else one for one in numbers))
+    return [_series(role, np.array(rows, dtype=np.float64)) for role, rows in sorted(by_role.items())]
+
+
+def _series(role: str, table: NDArray[np.float64]) -> LayerMetrics:
+    """Rows of (layer, step, metrics ..., spread) as arrays by layer and step."""
+    layers, at_layer = np.unique(table[:, 0].astype(np.int64), return_inverse=True)
+    steps, at_step = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
+    values = {}
+    for column, metric in enumerate(METRICS, start=2):
+        values[metric] = np.full((len(layers), len(steps)), np.nan)
+        values[metric][at_layer, at_step] = table[:, column]
+    spread = np.zeros(len(layers))
+    spread[at_layer] = np.nan_to_num(table[:, -1])
+    return LayerMetrics(role if role == ALL_ROLES else f"role:{role}", steps, layers, values, spread)
