@@ -7,6 +7,7 @@ import numpy as np
 from sedarchive.compute.coupling_inputs import read_inputs
 from sedarchive.compute.couplings import coupling_rows
 from sedarchive.compute.lifecycle import store_lifecycle
+from sedarchive.compute.scaling_rows import store_scaling
 from sedarchive.executor import Executor
 
 SPACING = 100
@@ -151,9 +152,6 @@ def plant_waves(db):
     plant_wave(db, "wave_without_start", 300 + WAVE_SLOWNESS * np.arange(6), steps=range(50, 2001, 50))
     plant_wave(db, "wave_at_once", np.full(6, 500.0))
     plant_wave(db, "wave_none", 300 + WAVE_SLOWNESS * np.arange(6), depth=0.01)
-    plant_asymmetry(db)
-    for (run,) in db.rows("SELECT DISTINCT run FROM matrix_stats").rows:
-        store_lifecycle(db, run)
 
 
 def plant_scaling(db):
@@ -175,6 +173,13 @@ def plant_scaling(db):
                 "status": "ok",
             }
             db.replace("matrix_stats", {"run": run}, columns)
+
+
+def plant_laws(db):
+    """What follows from the metrics of all runs."""
+    for (run,) in db.rows("SELECT DISTINCT run FROM matrix_stats").rows:
+        store_lifecycle(db, run)
+    store_scaling(db)
 
 
 def plant_edge(db):
@@ -295,7 +300,9 @@ def plant_everything(db):
         plant_lags(db)
         plant_couplings(db)
         plant_waves(db)
+        plant_asymmetry(db)
         plant_scaling(db)
+        plant_laws(db)
         plant_edge(db)
         plant_projections(db)
         plant_thesis(db)

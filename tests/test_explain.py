@@ -12,6 +12,7 @@ from small import data_of, run_here
 from sedarchive.compute.flow_rows import FITS
 from sedarchive.compute.lead_rows import FIT
 from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
+from sedarchive.compute.scaling_rows import FIT as SCALING
 from sedarchive.explain import explain
 from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
@@ -132,6 +133,7 @@ SITES = {
         "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
         *("compute/flow_rows.py:maximality_rows", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
+        "compute/scaling_rows.py:law_rows",
     ),
 }
 """Functions that write a status, and so the only places where its values are spelled out."""
@@ -143,7 +145,16 @@ CHOICES = {
 NO_STATUS = {
     "updates.status": {"unresolved", "irregular"},
     "events.status": {"val_acc"},
-    "fits.status": {"attention", "compression", "reversal_", "spread_"},
+    "fits.status": {
+        "logarithm",
+        "power",
+        "constant_",
+        "_aicc_gain",
+        "attention",
+        "compression",
+        "reversal_",
+        "spread_",
+    },
     "layer_waves.status": {"compression_wave", "slowness", "slowness_ranks", "velocity"},
 }
 """Words there that cannot stand in the column."""
@@ -178,7 +189,7 @@ def test_every_value_that_the_code_writes_is_explained(column):
         ("couplings.detrend", DEGREES),
         ("couplings.kind", KINDS),
         ("couplings.peak_rule", (*PEAK_RULES, "lowest", "highest")),
-        ("fits.fit", (FIT, *FITS, *LIFECYCLE_FITS)),
+        ("fits.fit", (FIT, SCALING, *FITS, *LIFECYCLE_FITS)),
     ],
 )
 def test_every_name_in_a_column_of_names_is_explained(column, values):

@@ -65,6 +65,7 @@ lead_times
 phases
 projection_error
 qk_vo_asymmetry
+scaling_fits
 scaling_law
 signal_ranks
 sliding_coupling
@@ -336,6 +337,17 @@ def test_a_planted_exponent_is_recovered(planted_db):
         assert (row["n"], row["n_sizes"], row["status"]) == (n, n_sizes, status)
     pair = found["pair"]
     assert (pair["n"], pair["n_sizes"], pair["exponent"], pair["status"]) == (3, 2, None, "too_few")
+
+
+@pytest.mark.parametrize(("family", "n", "status"), [("ladder", 5, "few"), ("triple", 3, "three_points")])
+def test_a_planted_exponent_has_an_interval_and_rivals(planted_db, family, n, status):
+    rows = {row["law"]: row for row in ask(planted_db, "scaling_fits", family=family)}
+    row = rows["alpha_spread_by_n_layers"]
+    assert row["exponent"] == pytest.approx(planted.EXPONENT)
+    assert row["low"] <= row["exponent"] <= row["high"]
+    assert (row["n"], row["status"]) == (n, status)
+    assert (row["aicc_gain"] is None) == (n < 5)
+    assert n < 5 or row["aicc_gain"] > 2
 
 
 def test_the_exponent_against_parameters_is_half_where_they_grow_as_depth_squared(planted_db):

@@ -24,6 +24,7 @@ from sedarchive.compute.matrix_stats import refresh_matrix_stats
 from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
 from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
+from sedarchive.compute.scaling_rows import refresh_scaling
 from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
 from sedarchive.compute.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
@@ -151,6 +152,7 @@ def compute(
             job = _Job(store, open_database, options, requests, progress, sweeps, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
         refresh_lead_laws(open_database)
+        refresh_scaling(open_database)
         return sorted(reports, key=lambda report: report.run)
 
 
