@@ -11,7 +11,6 @@ from sedarchive.archive import Archive
 from sedarchive.executor import Executor, one_blas_thread
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.leaves import resolve_scopes
-from sedarchive.matrix.spectra import matrix_stats
 from sedarchive.rolling.windows import window_series
 from sedarchive.sizes import parse_size
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
@@ -76,7 +75,7 @@ def sigmas_of_windows(
 def spectra_sweep(
     archive: Path, workers: int, positions: Sequence[int] | None = None, max_mem: str = "2GB"
 ) -> list[SpectrumAt]:
-    """Spectra of all matrices at some checkpoints (all by default), with their summaries, as ``compute`` makes them."""
+    """Spectra of all matrices at some checkpoints (all by default), as ``compute`` makes them."""
     parts = open_anatomy(archive)
     with one_blas_thread():
         wanted = wanted_spectra(parts, positions)
@@ -85,7 +84,6 @@ def spectra_sweep(
     for one in found:
         if one.spectrum is None:
             raise RuntimeError(one.problem)
-        matrix_stats(one.spectrum)
     return found
 
 

@@ -16,6 +16,7 @@ from measure import Claim, Settings, print_table, settings
 BENCHMARKS = (
     "gram_sweep_at_the_limit",
     "spectra_of_gpt2_shapes",
+    "matrix_metrics",
     "ingest_against_cp",
     "two_workers",
     "peak_memory",

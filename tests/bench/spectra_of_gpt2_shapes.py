@@ -32,7 +32,6 @@ from safetensors.torch import load_file
 from workload import GPT2, GPT2_QUICK, checkpoint_paths, history
 
 from sedarchive.executor import one_blas_thread
-from sedarchive.matrix.spectra import matrix_stats
 from sedarchive.sweeps.spectra_sweep import matrix_leaves
 
 N_CHECKPOINTS = 2
@@ -125,15 +124,15 @@ def _methods(found: list[Any]) -> dict[str, int]:
 
 def weightwatcher_claims(given: Settings) -> list[Claim]:
     """Time of the same stable ranks, beside WeightWatcher's."""
-    first = _weightwatcher()
+    first = weightwatcher_or_none()
     if first is None:
         return []
-    archive = _archive_of_minilm(given.folder, Path(first["weights"]))
+    archive = archive_of_minilm(given.folder, Path(first["weights"]))
     _check_ranks(archive, first["stable_rank"])
     others: list[float] = []
 
     def weightwatcher() -> float:
-        others.append(_weightwatcher_again()["seconds"])
+        others.append(weightwatcher_again()["seconds"])
         return others[-1]
 
     print(
@@ -146,26 +145,26 @@ def weightwatcher_claims(given: Settings) -> list[Claim]:
     return claims
 
 
-def _weightwatcher() -> dict[str, Any] | None:
+def weightwatcher_or_none() -> dict[str, Any] | None:
     """What WeightWatcher finds; None, and words, where it is not installed."""
     try:
-        return _weightwatcher_again()
+        return weightwatcher_again()
     except (subprocess.CalledProcessError, OSError) as error:
         told = error.stderr.strip().splitlines()[-1] if isinstance(error, subprocess.CalledProcessError) else error
         print(f"\nWeightWatcher cannot be run, its line is left out: {told}")
         return None
 
 
-def _weightwatcher_again() -> dict[str, Any]:
+def weightwatcher_again(*options: str) -> dict[str, Any]:
     python = os.environ.get("WEIGHTWATCHER_PYTHON", sys.executable)
     script = Path(__file__).with_name("weightwatcher_norms.py")
     environment = os.environ | ONE_THREAD
-    done = subprocess.run([python, str(script)], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run([python, str(script), *options], capture_output=True, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _archive_of_minilm(folder: Path, weights: Path) -> Path:
+def archive_of_minilm(folder: Path, weights: Path) -> Path:
     run = folder / "histories" / "minilm"
     run.mkdir(parents=True, exist_ok=True)
     [target] = checkpoint_paths(run, 1)
@@ -178,7 +177,8 @@ def _check_ranks(archive: Path, theirs: dict[str, float]) -> None:
     """Both must find the same stable ranks, or they do not do the same work."""
     found = {one.leaf.name: one.spectrum for one in spectra_sweep(archive, 1) if one.spectrum is not None}
     for name, rank in theirs.items():
-        np.testing.assert_allclose(matrix_stats(found[f"{name}.weight"]).stable_rank, rank, rtol=1e-4)
+        sigma = found[f"{name}.weight"].sigma
+        np.testing.assert_allclose(np.sum((sigma / sigma[0]) ** 2), rank, rtol=1e-4)
 
 
 if __name__ == "__main__":

