@@ -1,7 +1,5 @@
 """The DuckDB file: opened with checks, written in short transactions, read locked down."""
 
-import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from sedarchive.errors import DatabaseError
 from sedarchive.result import Result
 from sedarchive.tables.columns import Values, column_array
+from sedarchive.tables.connecting import connected
 from sedarchive.tables.schema import SCHEMA_VERSION, schema_sql
 
 _WRITE_OPTIONS: dict[str, Any] = {
@@ -30,9 +29,7 @@ _READ_OPTIONS: dict[str, Any] = {
     "python_enable_replacements": False,
     "lock_configuration": True,  # none of these can be switched back; SET VARIABLE still works
 }
-_RETRY_SECONDS = 0.1
 _INCOMING = "incoming_rows"
-_NO_ACCESS = ("Permission denied", "Read-only file system", "No such file or directory", "Is a directory")
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Database:
         DatabaseError
             If the file is another archive's, of another schema version, in use, or no database of ours.
         """
-        database = cls(Path(path), _connect(Path(path), patience, read_only=False, config=_WRITE_OPTIONS))
+        database = cls(Path(path), connected(Path(path), patience, read_only=False, config=_WRITE_OPTIONS))
         try:
             if not database.rows("SELECT 1 FROM duckdb_tables() WHERE NOT internal LIMIT 1").rows:
                 database._create(archive_id)
@@ -112,7 +109,7 @@ class Database:
         """
         if not Path(path).is_file():
             raise DatabaseError(f"there is no database {path}; `sedarchive compute` makes it, --db names another place")
-        database = cls(Path(path), _connect(Path(path), patience, read_only=True, config=_READ_OPTIONS))
+        database = cls(Path(path), connected(Path(path), patience, read_only=True, config=_READ_OPTIONS))
         try:
             database._check(archive_id)
         except BaseException:
@@ -226,15 +223,26 @@ class Database:
 
     def keep(self, table: str, where: Mapping[str, Any], names: Sequence[str], kept: Sequence[tuple[Any, ...]]) -> None:
         """Of the rows that match ``where``, delete those whose columns ``names`` are none of ``kept``."""
+        self._delete(table, where, names, kept, "NOT EXISTS")
+
+    def remove(
+        self, table: str, where: Mapping[str, Any], names: Sequence[str], gone: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Of the rows that match ``where``, delete those whose columns ``names`` are one of ``gone``; None is NULL."""
+        self._delete(table, where, names, gone, "EXISTS")
+
+    def _delete(
+        self, table: str, where: Mapping[str, Any], names: Sequence[str], listed: Sequence[tuple[Any, ...]], test: str
+    ) -> None:
         self._check_names(table, [*where, *names])
-        condition = " AND ".join(f"{_quoted(name)} IS NOT DISTINCT FROM ?" for name in where) or "true"
+        condition = " AND ".join(f"t.{_quoted(name)} IS NOT DISTINCT FROM ?" for name in where) or "true"
         types = self._column_types(table)
-        columns = [column_array([row[at] for row in kept], types[name]) for at, name in enumerate(names)]
-        own = ", ".join(map(_quoted, names))
+        columns = [column_array([row[at] for row in listed], types[name]) for at, name in enumerate(names)]
+        same = " AND ".join(f"i.{_quoted(name)} IS NOT DISTINCT FROM t.{_quoted(name)}" for name in names)
         self.connection.register(_INCOMING, dict(zip(names, columns, strict=True)))
         try:
             self.connection.execute(
-                f"DELETE FROM {_quoted(table)} WHERE {condition} AND ({own}) NOT IN (SELECT ({own}) FROM {_INCOMING})",
+                f"DELETE FROM {_quoted(table)} AS t WHERE {condition} AND {test} (FROM {_INCOMING} AS i WHERE {same})",
                 list(where.values()),
             )
         finally:
@@ -252,6 +260,20 @@ class Database:
             return Result.fetch(self.connection.execute(sql, parameters))
         except duckdb.Error as error:
             raise DatabaseError(f"{self.path}: {error}") from error
+
+    def arrays(self, sql: str, parameters: Sequence[Any] | None = None) -> dict[str, NDArray[Any]]:
+        """Columns (n,) of a query of numbers: whole ones as they are, the others float64, NULL as NaN.
+
+        Raises
+        ------
+        DatabaseError
+            As for :meth:`rows`.
+        """
+        try:
+            found = self.connection.execute(sql, parameters).fetchnumpy()
+        except duckdb.Error as error:
+            raise DatabaseError(f"{self.path}: {error}") from error
+        return {name: _without_mask(values) for name, values in found.items()}
 
     def describe(self) -> Result:
         """Return the data dictionary: table, column, type, comment with the unit, in the order of definition."""
@@ -354,34 +376,6 @@ class Database:
             return
 
 
-def _connect(path: Path, patience: float, **options: Any) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return duckdb.connect(str(path), **options)
-        except duckdb.Error as error:
-            if "Could not set lock" not in str(error) or time.monotonic() >= deadline:
-                raise DatabaseError(_why_not_opened(path, str(error))) from error
-        time.sleep(_RETRY_SECONDS)
-
-
-def _why_not_opened(path: Path, message: str) -> str:
-    if "Could not set lock" in message:
-        owner = re.search(r"PID (\d+)", message)
-        who = f"process {owner[1]}" if owner else "another process"
-        return f"{path} is in use by {who}; wait until it has ended, or end it, then try again"
-    if "different configuration" in message:
-        return f"{path} is already open in this process, for writing or with other settings; close it first"
-    if "version number" in message:
-        return f"{path} was written by a newer DuckDB; upgrade with `pip install -U duckdb`, or name another with --db"
-    if "not a valid DuckDB database" in message:
-        return f"{path} is not a DuckDB database; name another file with --db"
-    denied = next((cause for cause in _NO_ACCESS if cause in message), None)
-    if denied:
-        return f"{path} cannot be opened or made ({denied}); name a file in a folder that you may write with --db"
-    return f"{path} cannot be opened: {message.splitlines()[0]}"
-
-
 def _check_matches(table: str, where: Mapping[str, Any], rows: _NewRows) -> None:
     for name, wanted in where.items():
         given = rows.arrays[name].tolist() if name in rows.arrays else [rows.singles[name]]
@@ -405,3 +399,8 @@ def _nan_to_null(column: str, type_name: str) -> str:
             f"CASE WHEN {column} IS NULL THEN NULL ELSE [CASE WHEN isnan(x) THEN NULL ELSE x END FOR x IN {column}] END"
         )
     return column
+
+
+def _without_mask(values: NDArray[Any]) -> NDArray[Any]:
+    masked = np.ma.getmaskarray(values).any()
+    return np.ma.filled(values.astype(np.float64), np.nan) if masked else np.ma.getdata(values)
