@@ -1,17 +1,15 @@
 """Phases, events and lead-time fits in the tables: planted windows and logs in, rows out."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.phases import refresh_phases
+from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.inference.eventstudy import find_collapse
 from sedarchive.inference.leads import lead_law
 from sedarchive.inference.phases import find_phases
-from sedarchive.tables import Database
 
 SIZE, SPACING, N_CHECKPOINTS = 5, 100, 91
 N_WINDOWS = N_CHECKPOINTS - SIZE
@@ -23,13 +21,9 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def opened(path):
-    @contextmanager
-    def open_database():
-        with Database.create_or_open(path, "planted") as database:
-            yield database
-
-    return open_database
+def turns(path):
+    with Turns(path, "planted") as turns:
+        yield turns
 
 
 def ratio_of_windows(peak_at=40):
@@ -70,20 +64,20 @@ def plant(database, run="one", key="k1", rank=2, loss="val_loss", grok_at=6000):
         database.replace("metrics", {"run": run, "name": name}, {"step": steps, "value": series, "source": "log.csv"})
 
 
-def refreshed(opened, run="one", sizes=(SIZE,)):
-    return refresh_phases(run, sizes, opened, Executor())
+def refreshed(turns, run="one", sizes=(SIZE,)):
+    return refresh_phases(run, sizes, turns, Executor())
 
 
-def ask(opened, sql, *parameters):
-    with opened() as database:
+def ask(turns, sql, *parameters):
+    with turns.last() as database:
         return database.rows(sql, parameters).dicts()
 
 
-def test_the_phases_in_the_table_are_those_of_the_series(opened):
-    with opened() as database:
+def test_the_phases_in_the_table_are_those_of_the_series(turns):
+    with turns.last() as database:
         plant(database)
-    assert refreshed(opened) == 2
-    rows = ask(opened, "FROM phases WHERE is_modal ORDER BY method, step_from")
+    assert refreshed(turns) == 2
+    rows = ask(turns, "FROM phases WHERE is_modal ORDER BY method, step_from")
     assert {row["k"] for row in rows} == {2}
     ends = (np.arange(N_WINDOWS) + SIZE) * SPACING
     for method in ("derivative", "peak", "threshold"):
@@ -93,33 +87,33 @@ def test_the_phases_in_the_table_are_those_of_the_series(opened):
     assert all(0 <= row["null_share"] <= 1 and row["null_walks"] == 49 for row in rows)
     assert all(1 < row["null_peak_ratio"] < row["peak_ratio"] for row in rows)
     assert {row["peak_ratio"] for row in rows} == {ratio_of_windows().max()}
-    flat = ask(opened, "FROM phases WHERE k = 1")
+    flat = ask(turns, "FROM phases WHERE k = 1")
     assert {(row["status"], row["is_modal"]) for row in flat} == {("no_pattern", False)}
-    assert {row["k"] for row in ask(opened, "FROM phases")} == {1, 2, 3, 4}
+    assert {row["k"] for row in ask(turns, "FROM phases")} == {1, 2, 3, 4}
 
 
-def test_collapses_and_settled_losses_are_dated(opened):
-    with opened() as database:
+def test_collapses_and_settled_losses_are_dated(turns):
+    with turns.last() as database:
         plant(database)
-    refreshed(opened)
+    refreshed(turns)
     ends = (np.arange(N_WINDOWS) + SIZE) * SPACING
-    [row] = ask(opened, "FROM events WHERE event = 'collapse' AND k = 2 AND method = 'tau=1.20' AND causal")
+    [row] = ask(turns, "FROM events WHERE event = 'collapse' AND k = 2 AND method = 'tau=1.20' AND causal")
     at = find_collapse(ratio_of_windows(), 1.2, causal=True).index
     assert (row["step"], row["low"], row["high"]) == (ends[at], ends[at] - SIZE * SPACING, ends[at])
     assert row["feature"] == "sigma_2/sigma_3"
-    settled = ask(opened, "FROM events WHERE event = 'stabilisation' AND k = 2")
+    settled = ask(turns, "FROM events WHERE event = 'stabilisation' AND k = 2")
     assert all(row["step"] > 4000 and row["feature"] == "val_loss" for row in settled)
-    any_time = ask(opened, "FROM events WHERE event = 'stabilisation' AND k IS NULL")
+    any_time = ask(turns, "FROM events WHERE event = 'stabilisation' AND k IS NULL")
     assert [row["method"] for row in any_time] == ["any time"] * 2
     assert all(2000 < row["step"] < 4000 for row in any_time)
-    assert {row["status"] for row in ask(opened, "FROM events WHERE k = 1")} == {"no_pattern"}
+    assert {row["status"] for row in ask(turns, "FROM events WHERE k = 1")} == {"no_pattern"}
 
 
-def test_a_planted_jump_of_the_edge_is_dated_in_steps(opened):
-    with opened() as database:
+def test_a_planted_jump_of_the_edge_is_dated_in_steps(turns):
+    with turns.last() as database:
         plant(database)
-    refreshed(opened)
-    rows = ask(opened, "FROM events WHERE event = 'shift' ORDER BY feature")
+    refreshed(turns)
+    rows = ask(turns, "FROM events WHERE event = 'shift' ORDER BY feature")
     assert [row["feature"] for row in rows] == ["edge_ratio", "edge_ratio / edge_ratio_null"]
     for row in rows:
         assert abs(row["step"] - 5100) <= SPACING
@@ -128,11 +122,11 @@ def test_a_planted_jump_of_the_edge_is_dated_in_steps(opened):
         assert row["change"] == pytest.approx(0.5, abs=0.02)
 
 
-def test_grokking_is_dated_by_two_rules(opened):
-    with opened() as database:
+def test_grokking_is_dated_by_two_rules(turns):
+    with turns.last() as database:
         plant(database)
-    refreshed(opened)
-    rows = ask(opened, "FROM events WHERE event = 'grok' ORDER BY method")
+    refreshed(turns)
+    rows = ask(turns, "FROM events WHERE event = 'grok' ORDER BY method")
     assert [(row["method"], row["step"], row["low"], row["causal"]) for row in rows] == [
         ("3 x >= 0.98", 6000, 5900, False),
         ("first >= 0.95", 6000, 5900, True),
@@ -140,72 +134,72 @@ def test_grokking_is_dated_by_two_rules(opened):
     assert all(row["scope"] is None for row in rows)
 
 
-def test_a_run_without_logs_or_rank_says_so(opened):
-    with opened() as database:
+def test_a_run_without_logs_or_rank_says_so(turns):
+    with turns.last() as database:
         plant(database, rank=None, loss="throughput", grok_at=10**9)
         database.replace("metrics", {"run": "one", "name": "val_acc"}, {})
-    refreshed(opened)
-    assert not ask(opened, "FROM phases WHERE is_modal")
-    assert {row["status"] for row in ask(opened, "FROM events WHERE event IN ('stabilisation', 'grok')")} == {
+    refreshed(turns)
+    assert not ask(turns, "FROM phases WHERE is_modal")
+    assert {row["status"] for row in ask(turns, "FROM events WHERE event IN ('stabilisation', 'grok')")} == {
         "no_target"
     }
 
 
-def test_nothing_is_derived_twice_and_what_changes_is_derived_again(opened):
-    with opened() as database:
+def test_nothing_is_derived_twice_and_what_changes_is_derived_again(turns):
+    with turns.last() as database:
         plant(database)
-    refreshed(opened)
-    before = ask(opened, "FROM events ORDER BY ALL")
-    assert refreshed(opened) == 0
-    with opened() as database:
+    refreshed(turns)
+    before = ask(turns, "FROM events ORDER BY ALL")
+    assert refreshed(turns) == 0
+    with turns.last() as database:
         plant(database, key="k2")
-    assert refreshed(opened) == 1
-    assert ask(opened, "FROM events ORDER BY ALL") == before
-    with opened() as database:
+    assert refreshed(turns) == 1
+    assert ask(turns, "FROM events ORDER BY ALL") == before
+    with turns.last() as database:
         plant(database, key="k2", loss="train_loss")
         database.replace("metrics", {"run": "one", "name": "val_loss"}, {})
-    assert refreshed(opened) == 2
-    assert {row["feature"] for row in ask(opened, "FROM events WHERE event = 'stabilisation'")} == {"train_loss"}
-    assert len(ask(opened, "FROM events")) == len(before)
+    assert refreshed(turns) == 2
+    assert {row["feature"] for row in ask(turns, "FROM events WHERE event = 'stabilisation'")} == {"train_loss"}
+    assert len(ask(turns, "FROM events")) == len(before)
 
 
-def test_windows_that_are_wanted_no_more_take_their_rows_with_them(opened):
-    with opened() as database:
+def test_windows_that_are_wanted_no_more_take_their_rows_with_them(turns):
+    with turns.last() as database:
         plant(database)
-    refreshed(opened)
-    refreshed(opened, sizes=())
-    assert not ask(opened, "FROM phases")
-    assert {row["event"] for row in ask(opened, "FROM events")} == {"grok"}
-    assert len(ask(opened, "FROM computations WHERE table_name = 'phases'")) == 1
+    refreshed(turns)
+    refreshed(turns, sizes=())
+    assert not ask(turns, "FROM phases")
+    assert {row["event"] for row in ask(turns, "FROM events")} == {"grok"}
+    assert len(ask(turns, "FROM computations WHERE table_name = 'phases'")) == 1
 
 
-def test_no_value_is_nan(opened):
-    with opened() as database:
+def test_no_value_is_nan(turns):
+    with turns.last() as database:
         plant(database)
         sql = "UPDATE window_sigmas SET ratio = NULL WHERE k = 2"
         database.connection.execute(sql)
         database.connection.execute("UPDATE windows SET edge_ratio = NULL")
-    refreshed(opened)
+    refreshed(turns)
     for table in ("phases", "events"):
-        rows = ask(opened, f"FROM {table}")
+        rows = ask(turns, f"FROM {table}")
         assert rows
         assert not any(isinstance(value, float) and np.isnan(value) for row in rows for value in row.values())
-    assert {row["status"] for row in ask(opened, "FROM phases WHERE k = 2")} == {"too_few"}
-    assert {row["status"] for row in ask(opened, "FROM events WHERE event = 'shift'")} == {"few_effective"}
+    assert {row["status"] for row in ask(turns, "FROM phases WHERE k = 2")} == {"too_few"}
+    assert {row["status"] for row in ask(turns, "FROM events WHERE event = 'shift'")} == {"few_effective"}
 
 
-def test_the_law_of_lead_times_is_fitted_over_runs_once(opened):
+def test_the_law_of_lead_times_is_fitted_over_runs_once(turns):
     groks = [7000, 7500, 8000, 8600]
-    with opened() as database:
+    with turns.last() as database:
         for at, grok in enumerate(groks):
             plant(database, run=f"run{at}", key=f"k{at}", grok_at=grok)
     for at in range(len(groks)):
-        refreshed(opened, f"run{at}")
-    refresh_lead_laws(opened)
-    rows = {row["parameter"]: row for row in ask(opened, "FROM fits")}
+        refreshed(turns, f"run{at}")
+    refresh_lead_laws(turns.database)
+    rows = {row["parameter"]: row for row in ask(turns, "FROM fits")}
     [onset] = {
         row["step"]
-        for row in ask(opened, "FROM events WHERE event = 'collapse' AND k = 2 AND causal AND method = 'tau=1.20'")
+        for row in ask(turns, "FROM events WHERE event = 'collapse' AND k = 2 AND causal AND method = 'tau=1.20'")
     }
     law = lead_law(np.array(groks, dtype=float), np.full(4, float(onset)))
     assert rows["exponent"]["estimate"] == pytest.approx(law.lead.slope)
@@ -213,16 +207,16 @@ def test_the_law_of_lead_times_is_fitted_over_runs_once(opened):
     assert rows["onset_exponent"]["status"] == "constant"
     assert rows["onset_exponent"]["r2"] is None
     assert rows["p_null"]["estimate"] == 1
-    made = ask(opened, "SELECT finished FROM computations WHERE table_name = 'fits'")
-    refresh_lead_laws(opened)
-    assert ask(opened, "SELECT finished FROM computations WHERE table_name = 'fits'") == made
-    with opened() as database:
+    made = ask(turns, "SELECT finished FROM computations WHERE table_name = 'fits'")
+    refresh_lead_laws(turns.database)
+    assert ask(turns, "SELECT finished FROM computations WHERE table_name = 'fits'") == made
+    with turns.last() as database:
         database.replace("events", {"run": "run0"}, {})
-    refresh_lead_laws(opened)
-    assert {row["n"] for row in ask(opened, "FROM fits")} == {3}
+    refresh_lead_laws(turns.database)
+    assert {row["n"] for row in ask(turns, "FROM fits")} == {3}
 
 
-def test_an_archive_without_grokking_has_no_fit_and_no_record_of_one(opened):
-    refresh_lead_laws(opened)
-    assert not ask(opened, "FROM fits")
-    assert not ask(opened, "FROM computations")
+def test_an_archive_without_grokking_has_no_fit_and_no_record_of_one(turns):
+    refresh_lead_laws(turns.database)
+    assert not ask(turns, "FROM fits")
+    assert not ask(turns, "FROM computations")

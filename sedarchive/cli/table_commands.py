@@ -81,6 +81,9 @@ WindowsOption = Annotated[
     typer.Option("--window", "-w", callback=_known_windows, help="Updates a window: 10, or 5,10, or 5..30. Repeats."),
 ]
 SpectraOption = Annotated[bool, typer.Option("--spectra/--no-spectra", help="Singular values of every matrix.")]
+InferenceOption = Annotated[
+    bool, typer.Option("--inference/--no-inference", help="Phases, couplings and fits; left out, they wait.")
+]
 EveryOption = Annotated[int, typer.Option("--every", min=1, help="Spectra at every so many checkpoints.")]
 ExactOption = Annotated[bool, typer.Option("--exact", help="LAPACK for every matrix.")]
 BandOption = Annotated[
@@ -118,6 +121,7 @@ def compute(
     window: WindowsOption = None,
     scope: ScopesOption = None,
     spectra: SpectraOption = True,
+    inference: InferenceOption = True,
     every: EveryOption = 1,
     exact: ExactOption = False,
     band: BandOption = None,
@@ -151,6 +155,7 @@ def compute(
             windows=tuple(parse_windows(window or [])),
             scopes=tuple(scope or ()),
             spectra=spectra,
+            inference=inference,
             every=every,
             exact=exact,
             band=band,

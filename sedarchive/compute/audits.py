@@ -58,9 +58,10 @@ class Audit:
         """Hash of everything that :attr:`numbers` depend on."""
         return canonical_digest([ALGORITHM, self._stored.key, [leaf.name for leaf in self.leaves]])[:16]
 
-    def recall(self, database: Database) -> None:
-        """Take :attr:`numbers` from the database if they were made there from the same stored numbers."""
+    def recall(self, database: Database) -> bool:
+        """Take :attr:`numbers` from the database if they were made there from the same stored numbers; whether so."""
         self._recalled = standing_evidence(database, self._parts.run.name, self.key)
+        return self._recalled is not None
 
     @property
     def numbers(self) -> list[Evidence]:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.window_tables import window_keys
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.inference.surrogates import DRAWS
 from sedarchive.tables import Database
@@ -39,7 +40,6 @@ _LOSSES = (
 )
 
 
-_WINDOW_KEYS = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'windows' ORDER BY ALL"
 _LOG_HASHES = (
     "SELECT name, count(*), bit_xor(hash(step, value, coalesce(source, ''))) FROM metrics "
     "WHERE run = ? AND (name LIKE '%loss%' OR name = 'lr') GROUP BY name ORDER BY name"
@@ -85,7 +85,7 @@ def input_keys(database: Database, run: str, sizes: Sequence[int]) -> dict[str, 
     """Scope -> hash of everything that its couplings follow from, without reading it."""
     logged = database.rows(_LOG_HASHES, [run]).rows
     windows: dict[str, list[tuple[int, str]]] = {}
-    for scope, size, key in database.rows(_WINDOW_KEYS, [run]).rows:
+    for (scope, size), key in window_keys(database, run).items():
         if size in sizes:
             windows.setdefault(scope, []).append((size, key))
     return {scope: canonical_digest([keys, [list(map(str, row)) for row in logged]]) for scope, keys in windows.items()}

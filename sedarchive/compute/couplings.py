@@ -1,7 +1,7 @@
 """Brings the table of couplings up to date: it follows from the window tables and the logs alone."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.coupling_inputs import EXTRA, FEATURES, CouplingInputs, input_keys, read_inputs, stacked
 from sedarchive.compute.coupling_rows import (
@@ -24,7 +23,8 @@ from sedarchive.compute.coupling_rows import (
     share_columns,
     sliding_columns,
 )
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.keyed import KeyedRows, Owned, Pair
+from sedarchive.compute.turns import Turns
 from sedarchive.compute.window_rows import concatenated
 from sedarchive.executor import Executor
 from sedarchive.inference.coupling import STAMPS, Aligned, RunMetric, Variant, WindowFeatures, aligned, scan_sizes
@@ -44,9 +44,19 @@ _NO_TARGET = "val_loss"
 _Task = Callable[[], list[Columns]]
 
 
-def refresh_couplings(
-    run: str, steps: Sequence[int], sizes: Sequence[int], open_database: OpenDatabase, executor: Executor
-) -> int:
+def keyed_couplings(run: str) -> KeyedRows:
+    """Rows of ``couplings`` of one run; all window sizes of a scope are searched together."""
+    options = json.dumps({"draws": DRAWS, "seed": 0})
+    return KeyedRows(run, "couplings", ALGORITHM, (Owned("couplings", by=("scope",)),), options)
+
+
+def wanted_couplings(database: Database, run: str, sizes: Sequence[int]) -> dict[Pair, str]:
+    """Keys of what should stand, by scope: a hash of its windows and the logs."""
+    inputs = input_keys(database, run, sizes)
+    return {(scope, None): canonical_digest([ALGORITHM, key])[:16] for scope, key in inputs.items()}
+
+
+def refresh_couplings(run: str, steps: Sequence[int], sizes: Sequence[int], turns: Turns, executor: Executor) -> int:
     """Derive the couplings of a run anew, unless what they follow from is unchanged.
 
     Parameters
@@ -55,8 +65,8 @@ def refresh_couplings(
         The run, and the steps of its checkpoints.
     sizes
         Window sizes whose couplings are wanted.
-    open_database, executor
-        Opens the database for one transaction; runs the scans.
+    turns, executor
+        Turns at the database; runs the scans.
 
     Returns
     -------
@@ -64,24 +74,15 @@ def refresh_couplings(
         Number of scopes whose couplings were derived.
     """
     started = datetime.now(UTC)
-    with open_database() as database:
-        inputs_of = input_keys(database, run, sizes)
-        wanted = {scope: canonical_digest([ALGORITHM, key])[:16] for scope, key in inputs_of.items()}
-        known = _known_keys(database, run)
-        stale = sorted(scope for scope, key in wanted.items() if known.get(scope) != key)
-        obsolete = sorted(known.keys() - wanted.keys())
-        if not stale and not obsolete:
-            return 0
-        inputs = read_inputs(database, run, steps, sizes, stale)
+    keyed = keyed_couplings(run)
+    work = keyed.outstanding(turns.database, wanted_couplings(turns.database, run, sizes))
+    if not work:
+        return 0
+    inputs = read_inputs(turns.database, run, steps, sizes, sorted(scope for scope, _ in work.keys if scope))
+    turns.end()
     rows = coupling_rows(inputs, executor)
-    with open_database() as database, database.transaction():
-        for scope in (*stale, *obsolete):
-            database.replace("couplings", {"run": run, "scope": scope}, {})
-            database.replace("computations", {"run": run, "table_name": "couplings", "scope": scope}, {})
-        for columns in rows:
-            database.insert("couplings", {"run": run, **columns})
-        _record(database, run, {scope: wanted[scope] for scope in stale}, started)
-    return len(stale)
+    keyed.write(turns.database, work, {"couplings": rows}, started)
+    return len(work.keys)
 
 
 def coupling_rows(inputs: CouplingInputs, executor: Executor) -> list[Columns]:
@@ -190,26 +191,3 @@ def _no_target(inputs: CouplingInputs) -> Columns:
         "n": np.zeros(n_rows, dtype=np.int64),
         "status": np.full(n_rows, "no_target"),
     }
-
-
-def _known_keys(database: Database, run: str) -> dict[str, str]:
-    sql = "SELECT scope, key FROM computations WHERE run = ? AND table_name = 'couplings'"
-    return dict(database.rows(sql, [run]).rows)
-
-
-def _record(database: Database, run: str, keys: Mapping[str, str], started: datetime) -> None:
-    """Say in ``computations`` what was made from what."""
-    if not keys:
-        return
-    columns = {
-        "run": run,
-        "table_name": "couplings",
-        "scope": list(keys),
-        "key": list(keys.values()),
-        "digests": list(keys.values()),
-        "options": json.dumps({"draws": DRAWS, "seed": 0}),
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
-    database.insert("computations", columns)

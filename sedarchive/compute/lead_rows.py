@@ -10,7 +10,6 @@ import numpy as np
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.requests import OpenDatabase
 from sedarchive.inference.leads import DRAWS, LeadLaw, Line, lead_law
 from sedarchive.tables import Database
 
@@ -33,20 +32,19 @@ _POINTS = """
 """
 
 
-def refresh_lead_laws(open_database: OpenDatabase) -> None:
+def refresh_lead_laws(database: Database) -> None:
     """Fit the lead of the collapse before grokking over all runs, for each scope and window size, if that is new."""
     started = datetime.now(UTC)
-    with open_database() as database:
-        points = database.rows(_POINTS).rows
-        key = canonical_digest([ALGORITHM, DRAWS, points])[:16]
-        known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'fits'").rows
-        if known == [(key,)] or not (known or points):
-            return
-        rows: list[Row] = []
-        for (scope, size), group in groupby(points, key=lambda row: row[:2]):
-            grok, onset = np.array([row[2:] for row in group], dtype=np.float64).T
-            rows += [{"scope": scope, "window_size": size, **row} for row in law_rows(lead_law(grok, onset))]
-        _store(database, rows, key, started)
+    points = database.rows(_POINTS).rows
+    key = canonical_digest([ALGORITHM, DRAWS, points])[:16]
+    known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'fits'").rows
+    if known == [(key,)] or not (known or points):
+        return
+    rows: list[Row] = []
+    for (scope, size), group in groupby(points, key=lambda row: row[:2]):
+        grok, onset = np.array([row[2:] for row in group], dtype=np.float64).T
+        rows += [{"scope": scope, "window_size": size, **row} for row in law_rows(lead_law(grok, onset))]
+    _store(database, rows, key, started)
 
 
 def law_rows(law: LeadLaw) -> list[Row]:

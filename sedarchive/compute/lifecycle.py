@@ -18,7 +18,6 @@ from sedarchive.compute.lifecycle_rows import (
     gradient_rows,
     wave_rows,
 )
-from sedarchive.compute.requests import OpenDatabase
 from sedarchive.tables import Database
 
 ALGORITHM = "lifecycle-1"
@@ -43,18 +42,17 @@ _BY_LAYER = f"""
 """
 
 
-def refresh_lifecycle(run: str, open_database: OpenDatabase) -> bool:
+def refresh_lifecycle(run: str, database: Database) -> bool:
     """Derive the waves and gradients of a run if its spectra changed; return whether they did."""
     started = datetime.now(UTC)
     made = {"run": run, "table_name": "lifecycle"}
-    with open_database() as database:
-        key = canonical_digest([ALGORITHM, *database.rows(_MADE_FROM, [run]).rows[0]])[:16]
-        known = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'lifecycle'", [run]).rows
-        if known == [(key,)]:
-            return False
-        with database.transaction():
-            store_lifecycle(database, run)
-            database.replace("computations", made, _record(key, started))
+    key = canonical_digest([ALGORITHM, *database.rows(_MADE_FROM, [run]).rows[0]])[:16]
+    known = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'lifecycle'", [run]).rows
+    if known == [(key,)]:
+        return False
+    with database.transaction():
+        store_lifecycle(database, run)
+        database.replace("computations", made, _record(key, started))
     return True
 
 

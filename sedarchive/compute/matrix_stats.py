@@ -10,7 +10,7 @@ import numpy as np
 
 from sedarchive import __version__
 from sedarchive.compute.matrix_rows import null_columns, stats_columns
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.matrix.stack import SpectraStack
 from sedarchive.tables import Database
@@ -28,17 +28,20 @@ _MISSING = """
 _KEYS = ("matrix", "step", "layer", "role", "n_rows", "n_cols")
 
 
-def refresh_matrix_stats(run: str, open_database: OpenDatabase, executor: Executor) -> int:
+def refresh_matrix_stats(run: str, turns: Turns, executor: Executor) -> int:
     """Derive the metrics of all spectra of a run that have none, and the nulls of their shapes; return how many."""
-    with open_database() as database:
-        _forget_other_versions(database, run)
-        missing = [_missing_of(database, run, matrix) for matrix in _matrices(database, run)]
-        known = _known_shapes(database)
+    database = turns.database
+    _forget_other_versions(database, run)
+    missing = [_missing_of(database, run, matrix) for matrix in _matrices(database, run)]
     missing = [one for one in missing if one.rows]
-    shapes = sorted({one.shape for one in missing if one.shape} - known)
+    if not missing:
+        return 0
+    shapes = sorted({one.shape for one in missing if one.shape} - _known_shapes(database))
+    turns.end()
     stats = [part for parts in executor.map(_columns_of, missing) for part in parts]
     nulls = list(executor.map(_null_of, shapes))
-    with open_database() as database, database.transaction():
+    database = turns.database
+    with database.transaction():
         for columns in stats:
             database.insert("matrix_stats", {"run": run, **columns})
         for (n_rows, n_cols), null in zip(shapes, nulls, strict=True):

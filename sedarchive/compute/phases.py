@@ -1,16 +1,15 @@
 """Brings ``phases`` and ``events`` of a run up to date, from the tables of windows and metrics alone."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair
 from sedarchive.compute.phase_rows import (
     NULL_WALKS,
     LogSeries,
@@ -21,7 +20,8 @@ from sedarchive.compute.phase_rows import (
     grok_rows,
     phase_rows,
 )
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.turns import Turns
+from sedarchive.compute.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
 
@@ -37,37 +37,41 @@ _EVENT_COLUMNS = (
     *("scope", "window_size", "event", "method", "step", "low", "high", "p", "causal", "feature", "k", "change"),
     "status",
 )
-Pair = tuple[str | None, int | None]
-"""(scope, window size); (None, None) stands for what a run has once."""
+_INPUTS = ("step", "step_first", "edge_ratio", "edge_ratio_null", "signal_rank", "p_eff")
+_OF_RUN: Pair = (None, None)
+"""Stands for what a run has once."""
 
 
-def refresh_phases(run: str, sizes: Collection[int], open_database: OpenDatabase, executor: Executor) -> int:
+def keyed_phases(run: str) -> KeyedRows:
+    """Rows of ``phases`` and ``events`` of one run."""
+    tables = Owned("phases"), Owned("events", kind="event", kinds=_EVENTS)
+    return KeyedRows(run, "phases", ALGORITHM, tables, json.dumps({"null_walks": NULL_WALKS}))
+
+
+def wanted_phases(database: Database, run: str, sizes: Collection[int]) -> dict[Pair, str]:
+    """Keys of what should stand, by scope and size: a hash of the windows and the logs."""
+    return _wanted(database, run, sizes, _Logs.read(database, run))
+
+
+def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Executor) -> int:
     """Derive the phases and events of a run that are missing or stale; return how many (scope, size) pairs were.
 
     ``sizes`` are the window sizes that were asked for, whose null is in the tables.
     """
     started = datetime.now(UTC)
-    with open_database() as database:
-        logs = _Logs.read(database, run)
-        wanted = _wanted(database, run, sizes, logs)
-        known = _known(database, run)
-        new = [pair for pair, key in wanted.items() if known.get(pair) != key]
-        gone = [pair for pair in known if pair not in wanted]
-        if not new and not gone:
-            return 0
-        windows = _read_windows(database, run, [pair for pair in new if pair[0] is not None], logs)
-    found = executor.map(_rows_of_pair, windows)
-    phases, events = _merged(found)
-    if (None, None) in new:
+    keyed = keyed_phases(run)
+    logs = _Logs.read(turns.database, run)
+    work = keyed.outstanding(turns.database, _wanted(turns.database, run, sizes, logs))
+    if not work:
+        return 0
+    windows = _read(turns.database, run, work, logs)
+    turns.end()
+    phases, events = _merged(executor.map(_rows_of_pair, windows))
+    if _OF_RUN in work.keys:
         events += grok_rows(logs.accuracy)
-    with open_database() as database, database.transaction():
-        for pair in [*(pair for pair in new if pair in known), *gone]:
-            _remove(database, run, pair)
-        for table, rows, names in (("phases", phases, _PHASE_COLUMNS), ("events", events, _EVENT_COLUMNS)):
-            if rows:
-                database.insert(table, {"run": run, **columns_of(rows, names)})
-        _record(database, run, {pair: wanted[pair] for pair in new}, started)
-    return len(new)
+    rows = {"phases": [columns_of(phases, _PHASE_COLUMNS)], "events": [columns_of(events, _EVENT_COLUMNS)]}
+    keyed.write(turns.database, work, rows, started)
+    return len(work.keys)
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,9 @@ def _log(database: Database, sql: str, run: str, name: str) -> LogSeries | None:
 
 
 def _wanted(database: Database, run: str, sizes: Collection[int], logs: _Logs) -> dict[Pair, str]:
-    """Keys of what should stand, by scope and size: a hash of the windows and the logs."""
-    sql = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'windows' ORDER BY ALL"
-    keys: dict[Pair, Any] = {(None, None): None}
-    keys |= {(scope, size): key for scope, size, key in database.rows(sql, [run]).rows if size in sizes}
+    keys: dict[Pair, str | None] = {_OF_RUN: None}
+    keys |= {pair: key for pair, key in window_keys(database, run).items() if pair[1] in sizes}
     return {pair: canonical_digest([ALGORITHM, NULL_WALKS, key, logs.digest])[:16] for pair, key in keys.items()}
-
-
-def _known(database: Database, run: str) -> dict[Pair, str]:
-    sql = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'phases'"
-    return {(scope, size): key for scope, size, key in database.rows(sql, [run]).rows}
 
 
 def _rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
@@ -124,7 +121,7 @@ def _rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
     return [named | row for row in phase_rows(windows)], [named | row for row in event_rows(windows)]
 
 
-def _merged(found: Any) -> tuple[list[Row], list[Row]]:
+def _merged(found: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:
     phases: list[Row] = []
     events: list[Row] = []
     for more_phases, more_events in found:
@@ -133,70 +130,26 @@ def _merged(found: Any) -> tuple[list[Row], list[Row]]:
     return phases, events
 
 
-def _read_windows(database: Database, run: str, pairs: Sequence[Pair], logs: _Logs) -> list[WindowedScope]:
+def _read(database: Database, run: str, work: Outstanding, logs: _Logs) -> list[WindowedScope]:
     steps = database.rows("SELECT step FROM checkpoints WHERE run = ? ORDER BY step", [run]).column("step")
     checkpoints = np.array(steps, dtype=np.int64)
-    return [
-        _read_pair(database, run, scope, size, checkpoints, logs.loss)
-        for scope, size in pairs
-        if scope is not None and size is not None
-    ]
+    standing = read_windows(database, run, work.pairs, _INPUTS, ("ratio",))
+    return [_windowed(one, checkpoints, logs.loss) for one in standing]
 
 
-def _read_pair(
-    database: Database,
-    run: str,
-    scope: str,
-    size: int,
-    checkpoints: NDArray[np.int64],
-    loss: LogSeries | None,
-) -> WindowedScope:
-    of_windows = (
-        "SELECT step, step_first, edge_ratio, edge_ratio_null, signal_rank, p_eff FROM windows "
-        "WHERE run = ? AND scope = ? AND window_size = ? ORDER BY step"
-    )
-    of_sigmas = "SELECT ratio FROM window_sigmas WHERE run = ? AND scope = ? AND window_size = ? ORDER BY step, k"
-    of_updates = "SELECT norm FROM updates WHERE run = ? AND scope = ? ORDER BY step"
-    windows = _floats(database, of_windows, [run, scope, size])
+def _windowed(standing: StandingWindows, checkpoints: NDArray[np.int64], loss: LogSeries | None) -> WindowedScope:
+    columns = standing.windows
     return WindowedScope(
-        scope=scope,
-        size=size,
+        scope=standing.scope,
+        size=standing.size,
         checkpoints=checkpoints,
-        step=windows[:, 0].astype(np.int64),
-        step_first=windows[:, 1].astype(np.int64),
-        edge_ratio=windows[:, 2],
-        edge_ratio_null=windows[:, 3],
-        ratio=_floats(database, of_sigmas, [run, scope, size]).reshape(len(windows), size),
-        signal_rank=np.nan_to_num(windows[:, 4]).astype(np.int64),
-        norms=_floats(database, of_updates, [run, scope])[:, 0],
-        p_eff=float(windows[0, 5]) if len(windows) else 1.0,
+        step=columns["step"],
+        step_first=columns["step_first"],
+        edge_ratio=columns["edge_ratio"],
+        edge_ratio_null=columns["edge_ratio_null"],
+        ratio=standing.sigmas["ratio"],
+        signal_rank=np.nan_to_num(columns["signal_rank"]).astype(np.int64),
+        norms=standing.norms,
+        p_eff=standing.p_eff,
         loss=loss,
     )
-
-
-def _floats(database: Database, sql: str, parameters: Sequence[Any]) -> NDArray[np.float64]:
-    """Rows of numbers (n, columns), NULL as NaN."""
-    result = database.rows(sql, parameters)
-    return np.array(result.rows, dtype=np.float64).reshape(len(result.rows), len(result.columns))
-
-
-def _remove(database: Database, run: str, pair: Pair) -> None:
-    where: Mapping[str, Any] = {"run": run, "scope": pair[0], "window_size": pair[1]}
-    database.replace("phases", where, {})
-    for event in _EVENTS:
-        database.replace("events", {**where, "event": event}, {})
-    database.replace("computations", {**where, "table_name": "phases"}, {})
-
-
-def _record(database: Database, run: str, keys: Mapping[Pair, str], started: datetime) -> None:
-    if not keys:
-        return
-    shared = {
-        "options": json.dumps({"null_walks": NULL_WALKS}),
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
-    columns = {name: [value] * len(keys) for name, value in shared.items()}
-    columns |= {"scope": [pair[0] for pair in keys], "window_size": [pair[1] for pair in keys]}
-    database.insert("computations", {"run": run, "table_name": "phases", "key": list(keys.values()), **columns})

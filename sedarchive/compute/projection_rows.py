@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.keyed import KeyedRows, Pair
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.keyed import KeyedRows, Owned, Pair
+from sedarchive.compute.turns import Turns
 from sedarchive.compute.window_rows import Columns, concatenated
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Scope
@@ -47,7 +47,7 @@ def refresh_projections(
     stored: StoredGrams,
     scopes: Sequence[Scope],
     request: ProjectionRequest,
-    open_database: OpenDatabase,
+    turns: Turns,
     executor: Executor,
     progress: Progress,
 ) -> int:
@@ -61,21 +61,20 @@ def refresh_projections(
         If a block does not fit.
     """
     started = datetime.now(UTC)
-    keyed = KeyedRows(anatomy.run.name, TABLE, ALGORITHM, (TABLE,))
-    with open_database() as database:
-        work = keyed.outstanding(database, _wanted(anatomy, stored, scopes, request))
+    keyed = KeyedRows(anatomy.run.name, TABLE, ALGORITHM, (Owned(TABLE),))
+    work = keyed.outstanding(turns.database, _wanted(anatomy, stored, scopes, request))
     if not work:
         return 0
-    todo = [scope for scope in scopes if any(name == scope.name for name, _ in work.keys)]
+    turns.end()
+    todo = [scope for scope in scopes if any(name == scope.name for name, _ in work.pairs)]
     rows: list[Columns] = []
     if todo:
         options = ProjectionOptions(max(request.dimensions), request.seeds, request.max_mem)
         projected = sweep_projections(anatomy, todo, options, executor, progress)
         for scope in todo:
-            sizes = [size for name, size in work.keys if name == scope.name]
+            sizes = [size for name, size in work.pairs if name == scope.name]
             rows += [_scope_rows(stored, scope, size, request, projected[scope.name]) for size in sizes]
-    with open_database() as database:
-        keyed.write(database, work, {TABLE: concatenated(rows)}, stored.key, started)
+    keyed.write(turns.database, work, {TABLE: [concatenated(rows)]}, started, stored.key)
     return len(work.keys)
 
 

@@ -5,10 +5,9 @@ and nothing that stands is computed again. One bad run, or one bad tensor, never
 stops the others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
@@ -16,101 +15,32 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
-from sedarchive.compute.couplings import refresh_couplings
+from sedarchive.compute.inference import InferenceSource, drop_stale_inference, refresh_inference
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.lifecycle import refresh_lifecycle
 from sedarchive.compute.logged import logged_of
 from sedarchive.compute.matrix_stats import refresh_matrix_stats
-from sedarchive.compute.phases import PHASE_TABLES, refresh_phases
+from sedarchive.compute.options import ComputeOptions, RunComputed
+from sedarchive.compute.phases import PHASE_TABLES
+from sedarchive.compute.plans import RunPlan, anatomies_of, plan_compute, plan_runs, with_recorded
 from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
-from sedarchive.compute.requests import Asked, Layout, OpenDatabase, Requests, record_requests, recorded_layout
+from sedarchive.compute.requests import Requests, record_requests
 from sedarchive.compute.scaling_rows import refresh_scaling
-from sedarchive.compute.spectra_rows import SpectraOutcome, missing_spectra, refresh_spectra
+from sedarchive.compute.spectra_rows import refresh_spectra
+from sedarchive.compute.turns import Turns
 from sedarchive.compute.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes, scope_names
-from sedarchive.plan.budget import worst
-from sedarchive.plan.tasks import SpectraPlan, SweepPlan
-from sedarchive.sizes import MIB, format_size
-from sedarchive.sweeps.anatomy import Anatomy, anatomy
-from sedarchive.sweeps.gram_sweep import GramOutcome, plan_gram_sweep, sweep_gram
-from sedarchive.sweeps.spectra_sweep import SpectraOptions, plan_spectra_sweep
-from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
+from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.gram_sweep import GramOutcome, sweep_gram
+from sedarchive.sweeps.spectra_sweep import SpectraOptions
+from sedarchive.sweeps.stored_grams import StoredGrams, gram_key
 from sedarchive.tables import Database
 from sedarchive.words import counted, did_you_mean
 
-
-@dataclass(frozen=True)
-class ComputeOptions:
-    """What to compute, and with what."""
-
-    windows: tuple[int, ...] = ()
-    scopes: tuple[str, ...] = ()
-    spectra: bool = True
-    every: int = 1
-    """Spectra at every so many checkpoints."""
-    exact: bool = False
-    band: int | None = None
-    max_mem: int = 2048 * MIB
-    workers: int = 1
-    scheduler: str = "threads"
-    cluster: str | None = None
-    """Where the sweeps run: ``local``, a scheduler's address, or in this process."""
-    heads: int | None = None
-    kv_heads: int | None = None
-    arch: str | None = None
-    """Text of a family file of the user's own."""
-    runs_info: dict[str, dict[str, str]] = field(default_factory=dict)
-    projections: tuple[int, ...] = ()
-    """Dimensions of random projections whose errors are wanted."""
-    projection_seeds: int | None = None
-
-    @property
-    def asked(self) -> Asked:
-        """Options that are recorded."""
-        return Asked(self.windows, self.scopes, self.runs_info, self.layout, self.projections, self.projection_seeds)
-
-    @property
-    def layout(self) -> Layout:
-        """Options that change what leaves and Gram matrices are; one left out is the one last given."""
-        return Layout(self.heads, self.kv_heads, self.band, self.arch)
-
-    @property
-    def gram(self) -> GramOptions:
-        return GramOptions(self.max_mem, self.band)
-
-    @property
-    def executor(self) -> Executor:
-        return Executor(self.workers, "serial" if self.scheduler == "serial" else "threads")
-
-
-@dataclass
-class RunComputed:
-    """What was done for one run."""
-
-    run: str
-    n_checkpoints: int = 0
-    gram: GramOutcome = field(default_factory=GramOutcome)
-    spectra: SpectraOutcome = field(default_factory=SpectraOutcome)
-    window_sets: int = 0
-    """(scope, window size) pairs derived; single updates count as a size."""
-    too_long: tuple[int, ...] = ()
-    """Window sizes asked for that the run has too few checkpoints for."""
-    no_window: str = ""
-    """Why no window at all can be derived, where none can."""
-    findings: list[Finding] = field(default_factory=list)
-    error: str | None = None
-
-    def describe(self) -> str:
-        """One line for people."""
-        if self.error:
-            return f"{self.run}: {self.error}"
-        gram = f"Gram matrices of {counted(self.gram.computed, 'tensor')} computed, {self.gram.reused} reused"
-        spectra = f"spectra: {self.spectra.computed} computed, {self.spectra.reused} reused"
-        windows = self.no_window or f"{counted(self.window_sets, 'set')} of windows derived"
-        return f"{self.run}: {gram}; {windows}; {spectra}"
+__all__ = ["ComputeOptions", "RunComputed", "RunPlan", "compute", "plan_compute"]
 
 
 def compute(
@@ -130,75 +60,30 @@ def compute(
         If a scope is none, or matches nothing in any run.
     """
     opened = Archive(archive)
-
-    @contextmanager
-    def open_database() -> Iterator[Database]:
-        with Database.create_or_open(database, opened.archive_id) as tables:
-            yield tables
-
-    with one_blas_thread(), opened.writing("compute") as store:
-        with open_database() as tables:
-            options = _with_recorded(options, tables)
-            runs = opened.runs()
-            anatomies, refused = _anatomies(runs, options)
-            _check_scopes(options.scopes, anatomies)
-            requests = record_requests(tables, options.asked)
-            _write_empty_runs(tables, runs)
-            _forget_other_runs(tables, opened.run_names)
-            # a plan that does not fit is refused before anything is read
-            plans = _plan_runs(anatomies, store, tables, options)
-        cluster = options.cluster if any(plan.reads_weights for plan in plans) else None
-        with sweep_executor(cluster, options.executor) as sweeps:
-            job = _Job(store, open_database, options, requests, progress, sweeps, across_runs(runs))
+    with (
+        one_blas_thread(),
+        opened.writing("compute") as store,
+        Turns(database, opened.archive_id) as turns,
+    ):
+        tables = turns.database
+        options = with_recorded(options, tables)
+        runs = opened.runs()
+        anatomies, refused = anatomies_of(runs, options)
+        _check_scopes(options.scopes, anatomies)
+        requests = record_requests(tables, options.asked)
+        _write_empty_runs(tables, runs)
+        _forget_other_runs(tables, opened.run_names)
+        # a plan that does not fit is refused before anything is read
+        plans = plan_runs(anatomies, store, tables, options)
+        reads_weights = any(plan.reads_weights for plan in plans)
+        if reads_weights:
+            turns.end()
+        with sweep_executor(options.cluster if reads_weights else None, options.executor) as sweeps:
+            job = _Job(store, turns, options, requests, progress, sweeps, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
-        refresh_lead_laws(open_database)
-        refresh_scaling(open_database)
+        refresh_lead_laws(turns.database)
+        refresh_scaling(turns.database)
         return sorted(reports, key=lambda report: report.run)
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What computing one run would read and hold."""
-
-    run: str
-    gram: SweepPlan
-    spectra: SpectraPlan | None
-
-    @property
-    def reads_weights(self) -> bool:
-        """Whether there is anything to sweep."""
-        return bool(self.gram.tasks or (self.spectra and self.spectra.tasks))
-
-    def summary(self) -> dict[str, str | int]:
-        """Numbers for people, by name."""
-        memory = max(self.gram.projected_mem, self.spectra.projected_mem if self.spectra else 0)
-        return {
-            "run": self.run,
-            "gram_reads": format_size(self.gram.read_bytes),
-            "gram_tasks": len(self.gram.tasks),
-            "decodes_per_chunk": self.gram.decodes_per_chunk,
-            "spectra_reads": format_size(self.spectra.read_bytes if self.spectra else 0),
-            "spectra_tasks": len(self.spectra.tasks) if self.spectra else 0,
-            "projected_memory": format_size(memory),
-        }
-
-
-def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list[RunPlan]:
-    """Plans of what is missing: nothing is read but metadata and the database."""
-    opened = Archive(archive)
-
-    if not database.exists():
-        anatomies, _ = _anatomies(opened.runs(), options)
-        return _plan_runs(anatomies, opened.store, None, options)
-    with Database.read(database, opened.archive_id) as tables:
-        options = _with_recorded(options, tables)
-        anatomies, _ = _anatomies(opened.runs(), options)
-        return _plan_runs(anatomies, opened.store, tables, options)
-
-
-def _with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions:
-    """Options with those that an earlier request gave and this one leaves out."""
-    return replace(options, **asdict(options.layout.or_else(recorded_layout(database))))
 
 
 def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
@@ -208,50 +93,6 @@ def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
             if run.commits:
                 continue
             database.replace("audit", {"run": run.name}, audit_rows(run.findings))
-
-
-def _plan_runs(
-    anatomies: Sequence[Anatomy], store: CheckedStore, database: Database | None, options: ComputeOptions
-) -> list[RunPlan]:
-    """Plans of all runs; where some do not fit, the refusal names what would do for every one."""
-    makers = [partial(_plan_run, parts, store, database, options) for parts in anatomies]
-    plans = []
-    for at, make in enumerate(makers, start=1):
-        try:
-            plans.append(make())
-        except MemoryBudgetError as error:
-            raise worst(error, makers[at:]) from None
-    return plans
-
-
-def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, options: ComputeOptions) -> RunPlan:
-    spectra = partial(_plan_spectra, parts, database, options)
-    stored = StoredGrams(parts, store, gram_key(parts, options.gram))
-    try:
-        gram = plan_gram_sweep(parts, stored.missing_tensors(), options.gram, options.executor.workers)
-    except MemoryBudgetError as error:
-        raise worst(error, [spectra]) from None
-    return RunPlan(parts.run.name, gram, spectra())
-
-
-def _plan_spectra(parts: Anatomy, database: Database | None, options: ComputeOptions) -> SpectraPlan | None:
-    if not options.spectra:
-        return None
-    missing = missing_spectra(parts, database, options.every, options.exact)
-    return plan_spectra_sweep(parts, missing, options.max_mem, options.executor.workers)
-
-
-def _anatomies(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[list[Anatomy], list[RunComputed]]:
-    """Anatomies of the runs that have checkpoints, and reports on those whose records are damaged."""
-    families = options.layout.families
-    found: list[Anatomy] = []
-    refused: list[RunComputed] = []
-    for run in runs:
-        try:
-            found += [anatomy(run, options.heads, options.kv_heads, families)] if run.commits else []
-        except ArchiveError as error:
-            refused.append(RunComputed(run.name, error=str(error)))
-    return found, refused
 
 
 def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
@@ -268,6 +109,7 @@ _OF_RUNS = (
     *CATALOG,
     *TABLES,
     *PHASE_TABLES,
+    "fits",
     "couplings",
     "projections",
     "matrix_spectra",
@@ -291,7 +133,7 @@ class _Job:
     """What all runs of one ``compute`` share."""
 
     store: CheckedStore
-    open_database: OpenDatabase
+    turns: Turns
     options: ComputeOptions
     requests: Requests
     progress: Progress
@@ -335,6 +177,8 @@ class _Job:
             self._refresh_spectra(parts, audit, report)
 
     def _sweep_gram(self, parts: Anatomy) -> GramOutcome:
+        if StoredGrams(parts, self.store, gram_key(parts, self.options.gram)).missing_tensors():
+            self.turns.end()
         return sweep_gram(parts, self.store, self.options.gram, self.sweeps, self.progress)
 
     def _refresh(self, parts: Anatomy, stored: StoredGrams, sizes: Mapping[int, bool], report: RunComputed) -> Audit:
@@ -347,8 +191,8 @@ class _Job:
             for scope in resolve_scopes(name, parts.leaves)
         }
         report.findings += [Finding(UNREADABLE, "error", why, tensor=name) for name, why in unreadable.items()]
-        with self.open_database() as database:
-            audit.recall(database)
+        if not audit.recall(self.turns.database):
+            self.turns.end()  # every stored Gram matrix is read
         report.findings += findings_of(audit.numbers)
         self._write_catalog(parts, audit, report)
         logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
@@ -356,13 +200,16 @@ class _Job:
             WindowSource(parts, stored, audit, logged),
             [scope for scope in scopes.values() if scope.leaves],
             sizes,
-            self.open_database,
+            self.turns,
             self.options.executor,
             self.progress,
         )
-        asked = [size for size, with_null in sizes.items() if with_null]
-        refresh_phases(parts.run.name, asked, self.open_database, self.options.executor)
-        refresh_couplings(parts.run.name, parts.run.steps, asked, self.open_database, self.options.executor)
+        asked = tuple(size for size, with_null in sizes.items() if with_null)
+        source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss)
+        if self.options.inference:
+            refresh_inference(source, self.turns, self.options.executor)
+        else:
+            drop_stale_inference(source, self.turns.database)
         return audit
 
     def _refresh_projections(self, parts: Anatomy, stored: StoredGrams, report: RunComputed) -> None:
@@ -379,18 +226,16 @@ class _Job:
             stored,
             [scope for scope in scopes if scope.leaves],
             request,
-            self.open_database,
+            self.turns,
             self.sweeps,
             self.progress,
         )
 
     def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
-        report.spectra = refresh_spectra(
-            parts, self.open_database, self.options.every, options, self.sweeps, self.progress
-        )
-        refresh_matrix_stats(parts.run.name, self.open_database, self.options.executor)
-        refresh_lifecycle(parts.run.name, self.open_database)
+        report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
+        refresh_matrix_stats(parts.run.name, self.turns, self.options.executor)
+        refresh_lifecycle(parts.run.name, self.turns.database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
             report.findings += [
@@ -402,8 +247,8 @@ class _Job:
         run = parts.run.name
         findings = [*self.across.get(run, ()), *findings_of(audit.digests), *report.findings]
         audited = Audited(audit.key, audit.numbers)
-        with self.open_database() as database:
-            write_catalog(database, parts, self.requests.runs_info.get(run, {}), findings, audited)
+        info = self.requests.runs_info.get(run, {})
+        write_catalog(self.turns.database, parts, info, findings, audited)
 
     def _inside_band(self, parts: Anatomy, report: RunComputed) -> list[int]:
         """Window sizes that the stored Gram matrices reach; of the others, those asked for now become a finding."""

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.recipes import shortened
 from sedarchive.tables import Database
 
-OpenDatabase = Callable[[], AbstractContextManager[Database]]
-"""Opens the database for one short transaction, so that readers get their turn."""
 DEFAULT_WINDOWS = (5, 10, 15, 20, 25, 30)
 DEFAULT_WINDOW = 10
 DEFAULT_PROJECTION_SEEDS = 3

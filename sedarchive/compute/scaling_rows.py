@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.lifecycle_rows import Row, as_columns
-from sedarchive.compute.requests import OpenDatabase
 from sedarchive.lifecycle.scaling import scaling_law
 from sedarchive.tables import Database
 
@@ -39,25 +38,23 @@ _POINTS = """
 """
 
 
-def refresh_scaling(open_database: OpenDatabase) -> None:
+def refresh_scaling(database: Database) -> None:
     """Fit each quantity over the runs of each family, against depth and against parameters, if that is new."""
     started = datetime.now(UTC)
-    made = {"run": None, "table_name": "scaling"}
-    with open_database() as database:
-        points = database.rows(_POINTS).rows
-        key = canonical_digest([ALGORITHM, points])[:16]
-        known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'scaling'").rows
-        if known == [(key,)] or not (known or points):
-            return
-        record = {
-            "key": [key],
-            "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-            "started": started,
-            "finished": datetime.now(UTC),
-        }
-        with database.transaction():
-            store_scaling(database)
-            database.replace("computations", made, record)
+    points = database.rows(_POINTS).rows
+    key = canonical_digest([ALGORITHM, points])[:16]
+    known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'scaling'").rows
+    if known == [(key,)] or not (known or points):
+        return
+    record = {
+        "key": [key],
+        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
+        "started": started,
+        "finished": datetime.now(UTC),
+    }
+    with database.transaction():
+        store_scaling(database)
+        database.replace("computations", {"run": None, "table_name": "scaling"}, record)
 
 
 def store_scaling(database: Database) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import ChunkReads
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
 from sedarchive.sweeps.anatomy import Anatomy
@@ -55,7 +55,7 @@ def _by_tensor(anatomy: Anatomy, missing: Iterable[MatrixAt]) -> dict[str, list[
 
 def refresh_spectra(
     anatomy: Anatomy,
-    open_database: OpenDatabase,
+    turns: Turns,
     every: int,
     options: SpectraOptions,
     executor: Executor,
@@ -63,18 +63,19 @@ def refresh_spectra(
 ) -> SpectraOutcome:
     """Bring a run's spectra up to date, at every ``every``-th checkpoint and the last."""
     digests = _digests(anatomy, options.exact)
-    with open_database() as database:
-        known = _known(database, anatomy.run.name, digests)
-        with database.transaction():
-            for table in ("matrix_spectra", "matrix_stats"):
-                database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
+    known = _known(turns.database, anatomy.run.name, digests)
+    with turns.database.transaction():
+        for table in ("matrix_spectra", "matrix_stats"):
+            turns.database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
     missing = _wanted(anatomy, digests, every) - known
+    if missing:
+        turns.end()
     before = anatomy.run.store.counts.so_far
     failed: dict[str, str] = {}
     for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
         failed |= {found.leaf.tensor: found.problem for found in portion if found.problem}
         new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
-        with open_database() as database:
+        with turns.last() as database:
             _store(database, anatomy, new, digests)
     return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before, failed)
 

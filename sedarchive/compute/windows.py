@@ -1,8 +1,8 @@
 """Brings the tables of windows up to date: only what is new or stale is derived."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence
 from sedarchive.compute.audits import Audit
-from sedarchive.compute.flow_rows import FITS, FLOWS, GapWindows, as_columns, flow_rows, has_flow_null, other_rows
+from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair, ScopeSize
 from sedarchive.compute.logged import Logged
-from sedarchive.compute.null_rows import bands_of_windows, null_rows, read_standing, unit_null
-from sedarchive.compute.requests import OpenDatabase
+from sedarchive.compute.null_rows import NULL_INPUTS, bands_of_windows, null_rows, unit_null
+from sedarchive.compute.turns import Turns
 from sedarchive.compute.window_rows import (
     Columns,
     ScopeHistory,
@@ -30,9 +29,9 @@ from sedarchive.compute.window_rows import (
     update_columns,
     window_columns,
 )
+from sedarchive.compute.window_tables import read_windows
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
-from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.leaves import Scope
 from sedarchive.nulls.bands import NullBands, NullCache, effective_dimension
 from sedarchive.rolling.decay import decay_products
@@ -42,9 +41,7 @@ from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 
 ALGORITHM = "windows-3"
-Pair = tuple[str, int]
-"""(scope, window size); size 1 stands for single updates."""
-TABLES = ("updates", "windows", "window_sigmas", "fits")
+TABLES = ("updates", "windows", "window_sigmas")
 _NULL_KEYS = {
     "windows": ("scope", "window_size", "step"),
     "window_sigmas": ("scope", "window_size", "step", "k"),
@@ -82,7 +79,7 @@ def refresh_windows(
     source: WindowSource,
     scopes: Sequence[Scope],
     sizes: Mapping[int, bool],
-    open_database: OpenDatabase,
+    turns: Turns,
     executor: Executor,
     progress: Progress,
 ) -> int:
@@ -93,15 +90,16 @@ def refresh_windows(
     """
     started = datetime.now(UTC)
     run = source.anatomy.run.name
-    with open_database() as database:
-        work = _outstanding(_known_keys(database, run), source, scopes, sizes)
-        standing = read_standing(database, run, work.without_null)
-    if not work.keys and not work.obsolete:
+    work = _outstanding(turns.database, source, scopes, sizes)
+    if not work.all:
         return 0
+    standing = read_windows(turns.database, run, work.without_null, NULL_INPUTS)
+    turns.end()
     tasks = [WindowTask(scope, work.sizes_of(scope), sizes) for scope in scopes if work.sizes_of(scope)]
     rows = _derive(source, tasks, executor, progress)
     nulls = null_rows(standing, executor)
-    with open_database() as database, database.transaction():
+    database = turns.database
+    with database.transaction():
         _remove_pairs(database, run, work)
         for table, columns in rows.items():
             if columns:
@@ -109,43 +107,45 @@ def refresh_windows(
         for table, names in _NULL_KEYS.items():
             if nulls[table]:
                 database.update(table, {"run": run}, names, nulls[table])
-        if nulls["fits"]:
-            database.insert("fits", {"run": run, **nulls["fits"]})
-        _record(database, run, work.keys, source.stored.key, sizes, started)
-    return len(work.keys)
+        for with_null in (False, True):
+            keys = {pair: key for pair, key in work.all.keys.items() if sizes.get(pair[1] or 1, False) == with_null}
+            options = json.dumps({"null": with_null})
+            replace(_keyed(run), options=options).record(database, keys, started, source.stored.key)
+    return len(work.all.keys)
+
+
+def _keyed(run: str) -> KeyedRows:
+    return KeyedRows(run, "windows", ALGORITHM, (Owned("windows"), Owned("window_sigmas")))
 
 
 @dataclass(frozen=True)
 class _Work:
     """What is to be done to the tables of one run."""
 
-    keys: dict[Pair, str]
-    """Pairs that are missing or stale, with their new keys."""
-    without_null: list[Pair]
-    """Those of them that lack nothing but their null."""
+    all: Outstanding
+    """Pairs to make and to remove."""
+    without_null: list[ScopeSize]
+    """Of those to make the ones that lack nothing but their null."""
     obsolete: set[Pair]
     """Pairs whose rows stand and must go: stale, or wanted no more."""
-    from_nothing: bool
-    """Whether no row of the run stays."""
 
     def sizes_of(self, scope: Scope) -> tuple[int, ...]:
         """Sizes to derive for a scope."""
-        return tuple(size for name, size in self.keys if name == scope.name and (name, size) not in self.without_null)
+        kept = {size for name, size in self.without_null if name == scope.name}
+        return tuple(size for name, size in self.all.pairs if name == scope.name and size not in kept)
 
 
-def _outstanding(
-    known: Mapping[Pair, str], source: WindowSource, scopes: Sequence[Scope], sizes: Mapping[int, bool]
-) -> _Work:
+def _outstanding(database: Database, source: WindowSource, scopes: Sequence[Scope], sizes: Mapping[int, bool]) -> _Work:
+    known = _keyed(source.anatomy.run.name).known(database)
     reached = [1, *(size for size in sizes if size < len(source.anatomy.run.commits))]
-    pairs = {(scope.name, size): scope for scope in scopes for size in reached}
-    keys = {
-        pair: key
-        for pair, scope in sorted(pairs.items(), key=lambda item: item[0])
-        if known.get(pair) != (key := source.key(scope, pair[1], sizes.get(pair[1], False)))
+    pairs = sorted((scope.name, size) for scope in scopes for size in reached)
+    scope_of = {scope.name: scope for scope in scopes}
+    wanted: dict[Pair, str] = {
+        (name, size): source.key(scope_of[name], size, sizes.get(size, False)) for name, size in pairs
     }
-    without_null = [pair for pair in keys if known.get(pair) == source.key(pairs[pair], pair[1], False)]
-    obsolete = (known.keys() & keys.keys()) - set(without_null) | (known.keys() - pairs.keys())
-    return _Work(keys, without_null, obsolete, not known.keys() - obsolete)
+    work = Outstanding.between(known, wanted)
+    bare = [pair for pair in work.pairs if known.get(pair) == source.key(scope_of[pair[0]], pair[1], False)]
+    return _Work(work, bare, (known.keys() & work.keys.keys()) - set(bare) | work.gone)
 
 
 def _derive(
@@ -215,7 +215,7 @@ class _ScopeSeries:
         return self._named(update_columns(series, self.history))
 
     def windows(self, size: int, with_null: bool) -> dict[str, Columns]:
-        """Rows of ``windows``, ``window_sigmas`` and ``fits``."""
+        """Rows of ``windows`` and ``window_sigmas``."""
         series = window_series(self.gram, size, self.scope.n_elements, self.decay)
         bands = self._null_bands(series) if with_null else unknown_bands(len(series), size)
         unit = unit_null(size, self.p_eff, self.cache) if with_null else UnitNull.unknown(size)
@@ -223,7 +223,6 @@ class _ScopeSeries:
         return {
             "windows": self._named(window_columns(series, nulls, self.history), size),
             "window_sigmas": self._named(sigma_columns(series, nulls, self.history), size),
-            "fits": self._named(self._fits(series, with_null), size),
         }
 
     @cached_property
@@ -234,13 +233,6 @@ class _ScopeSeries:
     def _null_bands(self, series: WindowSeries) -> NullBands:
         return bands_of_windows(self._norms, series.window_size, series.edge_ratio, self.p_eff, self.cache)
 
-    def _fits(self, series: WindowSeries, with_null: bool) -> Columns:
-        ends = series.last_update + 1
-        windows = GapWindows(self.history.steps[ends], series.sigma, series.signal_rank.astype(np.float64))
-        history = RandomHistory(self._norms, self.p_eff)
-        flows = flow_rows(windows, history, with_null and has_flow_null(self.scope.name))
-        return as_columns(flows + other_rows(windows, series.overlap_previous, self.history.logged.val_loss[ends]))
-
     def _named(self, columns: Columns, size: int | None = None) -> Columns:
         """Columns with those that say whose they are."""
         n_rows = len(next(iter(columns.values())))
@@ -250,63 +242,9 @@ class _ScopeSeries:
         return names | columns
 
 
-def _known_keys(database: Database, run: str) -> dict[Pair, str]:
-    sql = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = 'windows'"
-    return {(scope, size): key for scope, size, key in database.rows(sql, [run]).rows}
-
-
 def _remove_pairs(database: Database, run: str, work: _Work) -> None:
     """Remove the rows of what is obsolete, and what ``computations`` says of what changes."""
-    if work.from_nothing:
-        for table in ("updates", "windows", "window_sigmas"):
-            database.replace(table, {"run": run}, {})
-        _remove_fits(database, {"run": run}, FITS)
-        database.replace("computations", {"run": run, "table_name": "windows"}, {})
-        return
-    for scope, size in sorted(work.obsolete | set(work.without_null)):
-        where = {"run": run, "scope": scope}
-        database.replace("computations", {**where, "table_name": "windows", "window_size": size}, {})
-    for scope, size in sorted(work.without_null):
-        _remove_fits(database, {"run": run, "scope": scope, "window_size": size}, FLOWS)
-    for scope, size in sorted(work.obsolete):
-        where = {"run": run, "scope": scope}
-        if size == 1:
-            database.replace("updates", where, {})
-            continue
-        for table in ("windows", "window_sigmas"):
-            database.replace(table, {**where, "window_size": size}, {})
-        _remove_fits(database, {**where, "window_size": size}, FITS)
-
-
-def _remove_fits(database: Database, where: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Remove some fits; those of others in the same table stay."""
-    for name in names:
-        database.replace("fits", {**where, "fit": name}, {})
-
-
-def _record(
-    database: Database,
-    run: str,
-    keys: dict[Pair, str],
-    gram_key: str,
-    sizes: Mapping[int, bool],
-    started: datetime,
-) -> None:
-    """Say in ``computations`` what was made from what."""
-    if not keys:
-        return
-    pairs = list(keys)
-    columns = {
-        "run": run,
-        "table_name": "windows",
-        "scope": [scope for scope, _ in pairs],
-        "window_size": [size for _, size in pairs],
-        "key": list(keys.values()),
-        "options": [json.dumps({"null": sizes.get(size, False)}) for _, size in pairs],
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "digests": gram_key,
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
-    columns = {name: [value] * len(pairs) if not isinstance(value, list) else value for name, value in columns.items()}
-    database.insert("computations", columns)
+    keyed = _keyed(run)
+    keyed.remove(database, work.obsolete)
+    keyed.forget(database, work.without_null)
+    Owned("updates", by=("scope",)).remove(database, run, {pair for pair in work.obsolete if pair[1] == 1})
