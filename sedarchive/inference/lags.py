@@ -4,16 +4,20 @@ A feature and a metric lie on the same grid, one place a checkpoint (or half-way
 that the feature leads: it is compared with the metric ``lag`` places later.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.inference.correlation import effective_size, effective_size_xu, lag_one
+from sedarchive.inference.correlation import effective_size, effective_size_xu
+from sedarchive.inference.sums import RunningSums
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Visits = NDArray[np.int16]
 
 MIN_PAIRS = 8
 """Pairs below which a lag has no correlation."""
@@ -105,26 +109,49 @@ def scan_lags(features: Floats, metric: Floats, offset: int, reach: int) -> LagS
         surrogates are good to 1e-5 (single precision), those with the metric itself to 1e-12.
     """
     lags = np.arange(-reach, reach + 1)
-    m = len(features)
-    r, sizes, sizes_xu = (np.full((m, len(lags)), np.nan) for _ in range(3))
-    n = np.zeros((m, len(lags)), dtype=np.int64)
+    found = _Scan.start(len(features), lags)
     x, y = _Features.of(_scaled(features)), _scaled(metric)
-    itself, drawn = _Versions.of(y[:1], np.float64), _Versions.of(y[1:], np.float32)
-    best = {rule: (_Best.start(m, 1, np.float64), _Best.start(m, len(metric) - 1, np.float32)) for rule in PEAK_RULES}
-    for at in sorted(range(len(lags)), key=lambda at: abs(lags[at])):
+    own = RunningSums.of(y[:1])
+    versions = _Versions.of(y[:1], np.float64), _Versions.of(y[1:], np.float32)
+    extremes = _Extremes.start(len(features), 1, np.float64), _Extremes.start(len(features), len(y) - 1, np.float32)
+    visits = sorted(range(len(lags)), key=lambda at: abs(lags[at]))
+    for visit, at in enumerate(visits, start=1):
         pairs = overlap(features.shape[1], metric.shape[1], offset + int(lags[at]))
         part = x.part(pairs.features)
-        n[:, at] = part.present.sum(axis=1)
-        if part.values.shape[1] < MIN_PAIRS:
+        found.n[:, at] = part.sums.n
+        if part.n_points < MIN_PAIRS:
             continue
-        found = [_correlate(part, versions.part(pairs.metric)) for versions in (itself, drawn)]
-        r[:, at] = found[0][:, 0]
-        own, its = lag_one(np.where(part.present, part.values, np.nan)), lag_one(y[:1, pairs.metric])
-        sizes[:, at], sizes_xu[:, at] = effective_size(n[:, at], own, its), effective_size_xu(n[:, at], own, its)
-        for rule, running in best.items():
-            for one, correlations in zip(running, found, strict=True):
-                one.add(np.abs(correlations) if rule == "abs" else -correlations, correlations, int(lags[at]))
-    return LagScan(lags, r, n, sizes, sizes_xu, {rule: _peaks(rule, *running) for rule, running in best.items()})
+        for one, running in zip(versions, extremes, strict=True):
+            r = _correlate(part, one.part(pairs.metric))
+            running.add(r, visit)
+            if one is versions[0]:
+                found.add(at, part, np.clip(r[:, 0], -1.0, 1.0), float(own.part(pairs.metric).lag_one()[0]))
+    order = np.concatenate([[0], lags[visits]])
+    peaks = {rule: _peaks(rule, [one.peaks(rule) for one in extremes], order, x.rank) for rule in PEAK_RULES}
+    back = x.rank
+    return LagScan(lags, found.r[back], found.n[back], found.n_eff[back], found.n_eff_xu[back], peaks)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What is known of each lag (m, n_lags), for the metric itself."""
+
+    r: Floats
+    n: Counts
+    n_eff: Floats
+    n_eff_xu: Floats
+
+    @classmethod
+    def start(cls, m: int, lags: Counts) -> "_Scan":
+        r, n_eff, n_eff_xu = (np.full((m, len(lags)), np.nan) for _ in range(3))
+        return cls(r, np.zeros((m, len(lags)), dtype=np.int64), n_eff, n_eff_xu)
+
+    def add(self, at: int, part: "_Features", r: Floats, its: float) -> None:
+        """Add a lag; ``its`` is the metric's autocorrelation there."""
+        own = part.sums.lag_one()
+        self.r[:, at] = r
+        self.n_eff[:, at] = effective_size(part.sums.n, own, its)
+        self.n_eff_xu[:, at] = effective_size_xu(part.sums.n, own, its)
 
 
 @dataclass(frozen=True)
@@ -144,72 +171,84 @@ def overlap(n: int, places: int, offset: int) -> Overlap:
 
 @dataclass(frozen=True)
 class _Versions:
-    """Versions of a metric (v, n) at some places, and the running sums (v, places + 1) that these are part of."""
+    """Versions of a metric (v, n) at some places, and their squares, with the sums over these places (v,)."""
 
     values: NDArray[np.floating[Any]]
     squares: NDArray[np.floating[Any]]
-    sums: Floats
-    square_sums: Floats
-    start: int = 0
+    sums: RunningSums
 
     @classmethod
     def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
-        zero = np.zeros((len(values), 1))
-        sums, square_sums = (np.concatenate([zero, np.cumsum(one, axis=1)], axis=1) for one in (values, values**2))
-        return cls(values.astype(dtype), (values**2).astype(dtype), sums, square_sums)
+        return cls(values.astype(dtype), (values**2).astype(dtype), RunningSums.of(values))
 
     def part(self, places: slice) -> "_Versions":
         inside = (slice(None), places)
-        return _Versions(self.values[inside], self.squares[inside], self.sums, self.square_sums, places.start)
+        return _Versions(self.values[inside], self.squares[inside], self.sums.part(places))
 
-    def totals(self) -> tuple[Floats, Floats]:
-        """Sums of the values and of their squares (1, v)."""
-        end = self.start + self.values.shape[1]
-        sums, squares = (running[:, end] - running[:, self.start] for running in (self.sums, self.square_sums))
-        return sums[None], squares[None]
+    def scales(self, masks: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
+        """1 / sqrt(sum of squares about the mean) over the places of each mask (n_masks, v); NaN if constant."""
+        n = masks.sum(axis=1, keepdims=True)
+        if masks.all():
+            energy = np.repeat(self.sums.energy[None], len(masks), axis=0)
+        else:
+            chosen = masks.astype(self.values.dtype)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                energy = chosen @ self.squares.T - (chosen @ self.values.T) ** 2 / n
+        usable = (n >= MIN_PAIRS) & (energy > _FLAT * n.max(initial=1.0))
+        scale = 1 / np.sqrt(np.where(usable, energy, np.nan))
+        return np.asarray(scale.astype(self.values.dtype))
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Features (m, n), 0 where they have no value, and where that is."""
+    """Features (m, n), 0 where they have no value; those with the same gaps stand together."""
 
     values: Floats
     present: NDArray[np.bool_]
-    masks: Floats
-    """The different patterns of gaps, 1 where there is a value (n_masks, n)."""
-    members: NDArray[np.intp]
-    """Pattern of each feature (m,)."""
+    masks: NDArray[np.bool_]
+    """The different patterns of gaps, True where there is a value (n_masks, n)."""
+    groups: tuple[slice, ...]
+    """Rows of each pattern."""
+    rank: NDArray[np.intp]
+    """Row of each feature (m,)."""
+    sums: RunningSums
 
     @classmethod
     def of(cls, values: Floats) -> "_Features":
-        present = np.isfinite(values)
-        masks, members = np.unique(present, axis=0, return_inverse=True)
-        return cls(np.where(present, values, 0.0), present, masks.astype(np.float64), members.ravel())
+        found, members = np.unique(np.isfinite(values), axis=0, return_inverse=True)
+        masks: NDArray[np.bool_] = np.asarray(found, dtype=bool)
+        order = np.argsort(members.ravel(), kind="stable")
+        ends = np.cumsum(np.bincount(members.ravel(), minlength=len(masks))).tolist()
+        groups = tuple(slice(first, end) for first, end in zip([0, *ends], ends, strict=False))
+        sums = RunningSums.of(values[order])
+        rows = values[order]
+        there: NDArray[np.bool_] = np.asarray(np.isfinite(rows), dtype=bool)
+        return cls(np.where(there, rows, 0.0), there, masks, groups, np.argsort(order), sums)
 
     def part(self, points: slice) -> "_Features":
-        return _Features(self.values[:, points], self.present[:, points], self.masks[:, points], self.members)
+        inside = (slice(None), points)
+        gaps = self.present[inside], self.masks[inside]
+        return _Features(self.values[inside], *gaps, self.groups, self.rank, self.sums.part(points))
+
+    @property
+    def n_points(self) -> int:
+        return int(self.values.shape[1])
+
+    @cached_property
+    def unit(self) -> Floats:
+        """Rows of mean 0 and sum of squares 1 over the points that are there, 0 elsewhere; NaN if constant."""
+        flat = (self.sums.n < MIN_PAIRS) | (self.sums.energy <= _FLAT * self.sums.n)
+        scale = 1 / np.sqrt(np.where(flat, np.nan, self.sums.energy))
+        rows = (self.values - self.sums.mean[:, None]) * scale[:, None]
+        return rows if self.masks.all() else np.asarray(rows * self.present)
 
 
 def _correlate(features: _Features, metric: _Versions) -> NDArray[np.floating[Any]]:
     """Pearson correlation (m, v) of each feature with each version, over the points that the feature has."""
-    x = features.values
-    n = features.present.sum(axis=1)[:, None]
-    sum_x = x.sum(axis=1)[:, None]
-    if features.present.all():
-        sum_y, square_y = metric.totals()
-    else:
-        ones = features.masks.astype(metric.values.dtype)
-        sum_y, square_y = ((ones @ one.T)[features.members] for one in (metric.values, metric.squares))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        energy_x = (x**2).sum(axis=1)[:, None] - sum_x**2 / n
-        energy_y = square_y - sum_y**2 / n
-        usable = n >= MIN_PAIRS
-        scale_x = np.where(usable & (energy_x > _FLAT * n), energy_x**-0.5, np.nan)
-        scale_y = np.where(energy_y > _FLAT * n.max(initial=1), energy_y**-0.5, np.nan)
-        r = (scale_x * x).astype(metric.values.dtype) @ metric.values.T
-        r -= (scale_x * sum_x / n).astype(r.dtype) * sum_y.astype(r.dtype)
-    r *= scale_y.astype(r.dtype)
-    return np.asarray(np.clip(r, -1.0, 1.0, out=r))
+    r = features.unit.astype(metric.values.dtype) @ metric.values.T
+    for rows, scale in zip(features.groups, metric.scales(features.masks), strict=True):
+        r[rows] *= scale
+    return np.asarray(r)
 
 
 def _scaled(rows: Floats) -> Floats:
@@ -220,27 +259,56 @@ def _scaled(rows: Floats) -> Floats:
     return np.asarray(centred / np.where(scale > 0, scale, 1.0))
 
 
-@dataclass
-class _Best:
-    """The best correlation so far, of each feature with each version (m, v)."""
+@dataclass(frozen=True)
+class _Extremes:
+    """Largest and smallest correlation so far, of each feature with each version (m, v), and the visits they are from.
 
-    merit: NDArray[np.floating[Any]]
-    r: NDArray[np.floating[Any]]
-    lag: Counts
+    Visits count from 1, so that the last one that brought an improvement is the largest: no masked copy is needed,
+    which would take ten times as long.
+    """
+
+    tie: float
+    """Correlations no further apart are equal."""
+
+    largest: NDArray[np.floating[Any]]
+    smallest: NDArray[np.floating[Any]]
+    visit_largest: Visits
+    visit_smallest: Visits
 
     @classmethod
-    def start(cls, m: int, versions: int, dtype: type[np.floating[Any]]) -> "_Best":
+    def start(cls, m: int, versions: int, dtype: type[np.floating[Any]]) -> "_Extremes":
         shape = (m, versions)
-        return cls(np.full(shape, -np.inf, dtype), np.full(shape, np.nan, dtype), np.zeros(shape, dtype=np.int64))
+        tie = _TIE if dtype is np.float64 else 0.0  # single precision does not see it
+        visits = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=np.int16)
+        return cls(tie, np.full(shape, -np.inf, dtype), np.full(shape, np.inf, dtype), *visits)
 
-    def add(self, merit: NDArray[np.floating[Any]], r: NDArray[np.floating[Any]], lag: int) -> None:
-        better = merit > self.merit + _TIE
-        np.copyto(self.merit, merit, where=better)
-        np.copyto(self.r, r, where=better)
-        self.lag[better] = lag
+    def add(self, r: NDArray[np.floating[Any]], visit: int) -> None:
+        """Compare the correlations of one more lag."""
+        above = r > (self.largest + self.tie if self.tie else self.largest)
+        below = r < (self.smallest - self.tie if self.tie else self.smallest)
+        np.maximum(self.visit_largest, above * np.int16(visit), out=self.visit_largest)
+        np.maximum(self.visit_smallest, below * np.int16(visit), out=self.visit_smallest)
+        np.fmax(self.largest, r, out=self.largest)
+        np.fmin(self.smallest, r, out=self.smallest)
+
+    def peaks(self, rule: str) -> tuple[NDArray[np.floating[Any]], Visits]:
+        """Peaks by one rule and their visits; NaN and 0 where no lag has a correlation."""
+        r, visit = self.smallest, self.visit_smallest
+        if rule == "abs":
+            ahead = self.largest - self.tie > -r
+            level = ~ahead & (self.largest + self.tie >= -r)
+            upper = ahead | (level & (self.visit_largest < visit))
+            r, visit = np.where(upper, self.largest, r), np.where(upper, self.visit_largest, visit)
+        return np.where(visit > 0, r, np.nan), visit
 
 
-def _peaks(rule: str, itself: _Best, drawn: _Best) -> Peaks:
+def _peaks(
+    rule: str,
+    parts: Sequence[tuple[NDArray[np.floating[Any]], Visits]],
+    lag_of_visit: Counts,
+    rank: NDArray[np.intp],
+) -> Peaks:
     """Peaks with the metric itself, then with its surrogates."""
-    r = np.concatenate([itself.r, drawn.r], axis=1, dtype=np.float64)
-    return Peaks(rule, r, np.concatenate([itself.lag, drawn.lag], axis=1))
+    r = np.concatenate([one for one, _ in parts], axis=1, dtype=np.float64)
+    visits = np.concatenate([visit for _, visit in parts], axis=1)
+    return Peaks(rule, np.clip(r, -1.0, 1.0)[rank], lag_of_visit[visits][rank])
