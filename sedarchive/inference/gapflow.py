@@ -11,7 +11,10 @@ a lasting approach, and errors of the gap bias it towards 0: it is here under it
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from sedarchive.inference.walks import windows_of_band
 
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -297,14 +300,19 @@ def walk_gaps(
     if starts is None:
         starts = np.arange(n_updates - size + 1)
     gaps = np.full((draws, len(starts)), np.nan)
+    if not len(starts):
+        return gaps
     rng = np.random.default_rng(seed)
     at_once = max(_CHUNK_NUMBERS // max(n_updates * size, 1), 1)
+    known = sliding_window_view(np.isfinite(history.norms), size)
+    finite: NDArray[np.bool_] = np.asarray(known[starts].all(axis=1))
     for first in range(0, draws, at_once):
         part = gaps[first : first + at_once]
-        factor = _banded_factor(history, size, len(part), rng)
-        for at, start in enumerate(starts):
-            if np.isfinite(history.norms[start : start + size]).all():
-                part[:, at] = _gaps_of(factor[:, start : start + size], k)
+        band = _products(_banded_factor(history, size, len(part), rng))
+        for drawn, products in zip(part, band, strict=True):
+            energy = np.linalg.eigvalsh(windows_of_band(products)[starts[finite]], UPLO="L")
+            sigma = np.sqrt(np.maximum(energy, 0.0))
+            drawn[finite] = sigma[:, -k] - sigma[:, -k - 1]
     return gaps
 
 
@@ -318,12 +326,12 @@ def _banded_factor(history: RandomHistory, size: int, draws: int, rng: np.random
     return factor
 
 
-def _gaps_of(factor: Floats, k: int) -> Floats:
-    """Gaps (draws,) of one window, from its rows (draws, W, W) of a banded factor."""
-    draws, size, _ = factor.shape
-    rows = np.zeros((draws, size, 2 * size - 1))
-    for row in range(size):  # the diagonal of row i stands in column size - 1 + i
-        rows[:, row, row : row + size] = factor[:, row]
-    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(rows @ rows.swapaxes(1, 2)), 0.0))
-    gaps: Floats = sigma[:, -k] - sigma[:, -k - 1]
-    return gaps
+def _products(factor: Floats) -> Floats:
+    """Products of rows i and i + d at [draw, i, d] (draws, n_updates, W); NaN becomes 0, beyond the last row 0 too."""
+    size = factor.shape[2]
+    rows = np.nan_to_num(factor)
+    products = np.zeros(factor.shape)
+    for distance in range(min(size, factor.shape[1])):  # the diagonal of a later row stands as far to the right
+        earlier, later = rows[:, : factor.shape[1] - distance, distance:], rows[:, distance:, : size - distance]
+        products[:, : earlier.shape[1], distance] = np.einsum("dij,dij->di", earlier, later)
+    return products

@@ -171,32 +171,35 @@ def overlap(n: int, places: int, offset: int) -> Overlap:
 
 @dataclass(frozen=True)
 class _Versions:
-    """Versions of a metric (v, n) at some places, and their squares, with the sums over these places (v,)."""
+    """Versions of a metric (v, n) at some places, and their squares."""
 
     values: NDArray[np.floating[Any]]
     squares: NDArray[np.floating[Any]]
-    sums: RunningSums
+    running: Floats
+    """Running sums of both (2, v, all places + 1)."""
+    start: int = 0
 
     @classmethod
     def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
-        return cls(values.astype(dtype), (values**2).astype(dtype), RunningSums.of(values))
+        both = np.stack([values, values**2])
+        running = np.concatenate([np.zeros((2, len(values), 1)), np.cumsum(both, axis=2)], axis=2)
+        return cls(both[0].astype(dtype), both[1].astype(dtype), running)
 
     def part(self, places: slice) -> "_Versions":
-        inside = (slice(None), places)
-        return _Versions(self.values[inside], self.squares[inside], self.sums.part(places))
+        return _Versions(self.values[:, places], self.squares[:, places], self.running, places.start)
 
     def scales(self, masks: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
         """1 / sqrt(sum of squares about the mean) over the places of each mask (n_masks, v); NaN if constant."""
+        total = self.running[:, :, self.start + masks.shape[1]] - self.running[:, :, self.start]
+        sums, squares = np.repeat(total[:, None], len(masks), axis=1)
+        gaps = ~masks.all(axis=1)
+        chosen = masks[gaps].astype(self.values.dtype)
+        sums[gaps], squares[gaps] = chosen @ self.values.T, chosen @ self.squares.T
         n = masks.sum(axis=1, keepdims=True)
-        if masks.all():
-            energy = np.repeat(self.sums.energy[None], len(masks), axis=0)
-        else:
-            chosen = masks.astype(self.values.dtype)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                energy = chosen @ self.squares.T - (chosen @ self.values.T) ** 2 / n
-        usable = (n >= MIN_PAIRS) & (energy > _FLAT * n.max(initial=1.0))
-        scale = 1 / np.sqrt(np.where(usable, energy, np.nan))
-        return np.asarray(scale.astype(self.values.dtype))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            energy = squares - sums**2 / n
+            usable = (n >= MIN_PAIRS) & (energy > _FLAT * n.max(initial=1))
+            return np.asarray(np.where(usable, 1 / np.sqrt(energy), np.nan).astype(self.values.dtype))
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,11 @@ def pattern_share(series: Iterable[Floats], method: str = "peak", options: Phase
 def running_mean(values: Floats, size: int) -> Floats:
     """Return the mean of `size` (odd) neighbours (n,); beyond the ends the series is mirrored, as the authors' is."""
     half = size // 2
-    padded = np.pad(values, half, mode="symmetric")
-    mean: Floats = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1).mean(axis=-1)
+    if half > len(values):
+        padded = np.pad(values, half, mode="symmetric")
+    else:  # np.pad takes longer than all the rest
+        padded = np.concatenate([values[:half][::-1], values, values[len(values) - half :][::-1]])
+    mean: Floats = np.convolve(padded, np.full(2 * half + 1, 1 / (2 * half + 1)), "valid")
     return mean
 
 
@@ -144,6 +147,12 @@ def _around_the_peak(ratio: Floats, share: float) -> Span:
 
 def _until_the_fall(ratio: Floats, options: PhaseOptions) -> Span:
     peak = int(np.argmax(ratio))
-    slope = np.gradient(running_mean(ratio, options.smoothing))
+    slope = _slope(running_mean(ratio, options.smoothing))
     falling = np.flatnonzero(slope[peak:] < options.slope)
     return peak, peak + int(falling[0]) if len(falling) else len(ratio) - 1
+
+
+def _slope(values: Floats) -> Floats:
+    """Return central differences, one-sided at the ends (n,), as ``np.gradient`` does in ten times the time."""
+    step = np.diff(values)
+    return np.concatenate([step[:1], (values[2:] - values[:-2]) / 2, step[-1:]])

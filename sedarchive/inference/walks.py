@@ -8,6 +8,7 @@ as that of a run.
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
 from numpy.typing import NDArray
 
 from sedarchive.rolling.modes import RESOLUTION
@@ -16,7 +17,6 @@ Floats = NDArray[np.float64]
 
 _EXPLICIT_DIMENSIONS = 128
 _EXPLICIT_PER_UPDATE = 32
-_BATCH_ENTRIES = 2**18
 
 
 def walk_sigmas(norms: Floats, p_eff: float, window_size: int, draws: int, seed: int = 0) -> Iterator[Floats]:
@@ -67,24 +67,34 @@ def _cosines(n_updates: int, width: int, p_eff: float, generator: np.random.Gene
 
 
 def _window_sigmas(norms: Floats, cosines: Floats) -> Floats:
-    size = len(cosines)
-    inside = np.arange(size)
-    distance, earlier = np.abs(inside[:, None] - inside), np.minimum(inside[:, None], inside)
-    starts = np.arange(max(len(norms) - size + 1, 0))
-    per_batch = max(_BATCH_ENTRIES // size**2, 1)
-    parts = [np.empty((0, size))]
-    for first in range(0, len(starts), per_batch):
-        start = starts[first : first + per_batch]
-        scale = norms[start[:, None] + inside]
-        parts.append(_sigmas(cosines[distance, start[:, None, None] + earlier], scale))
-    return np.concatenate(parts)
-
-
-def _sigmas(cosines: Floats, norms: Floats) -> Floats:
-    """Return the singular values (n, W) of windows with cosines (n, W, W) and norms (n, W)."""
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(norms).all(axis=1))
-    scale = np.where(finite[:, None], norms, 1.0)
-    energy = np.linalg.eigvalsh(cosines * scale[:, :, None] * scale[:, None, :])[:, ::-1]
+    """Return the singular values (n, W) of all windows, from cosines (W, n_updates)."""
+    size, n_updates = cosines.shape
+    if n_updates < size:
+        return np.empty((0, size))
+    known = np.isfinite(norms)
+    padded = np.concatenate([np.where(known, norms, 1.0), np.zeros(size - 1)])
+    band = np.ascontiguousarray(cosines.T) * padded[:n_updates, None] * sliding_window_view(padded, size)
+    energy = np.linalg.eigvalsh(windows_of_band(band), UPLO="L")[:, ::-1]
     sigma = np.sqrt(np.maximum(energy, 0.0))
-    resolved = finite[:, None] & (sigma > RESOLUTION * sigma[:, :1])
-    return np.where(resolved, sigma, np.nan)
+    finite: NDArray[np.bool_] = np.asarray(sliding_window_view(known, size).all(axis=1))
+    return np.where(finite[:, None] & (sigma > RESOLUTION * sigma[:, :1]), sigma, np.nan)
+
+
+def windows_of_band(band: Floats) -> Floats:
+    """Return the Gram matrices of all windows as a view of a band of products.
+
+    Parameters
+    ----------
+    band
+        Product of the updates i and i + d at [i, d] (n_updates, W), in C order; beyond the last update anything.
+
+    Returns
+    -------
+    array
+        (n_updates - W + 1, W, W), of which only the lower triangles mean anything: in them the product of the updates
+        i + a and i + b, a <= b, lies a (W - 1) + b elements behind that of update i with itself.
+    """
+    n_updates, size = band.shape
+    unit = band.itemsize
+    strides = (size * unit, unit, (size - 1) * unit)
+    return as_strided(band, (n_updates - size + 1, size, size), strides, writeable=False)
