@@ -17,16 +17,11 @@ from typing import Any
 import numpy as np
 
 from sedarchive.archive import Archive, RunWriter
-from sedarchive.archive.commits import ArrayInfo, Commit, StoredTensor, checkpoint_digest, tensor_hash
+from sedarchive.archive.commits import ArrayInfo, Commit, StoredTensor, checkpoint_digest, latest, tensor_hash
 from sedarchive.archive.store import CheckedStore
-from sedarchive.audit import RunDigests, digest_evidence, runs_alike, tracks_of
-from sedarchive.errors import (
-    ArchiveError,
-    ChangedSourceError,
-    HistoryError,
-    NoCheckpointsError,
-    SedarchiveError,
-)
+from sedarchive.audit import Look, RunDigests, digest_evidence, merged, runs_alike, standing, tracks_of
+from sedarchive.comparison import Archived, compare
+from sedarchive.errors import ArchiveError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
@@ -39,7 +34,7 @@ from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.sizes import GIB, KIB, MIB, format_size
-from sedarchive.words import counted
+from sedarchive.words import counted, few_of
 
 _BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
@@ -67,6 +62,8 @@ class IngestOptions:
     """The user's own names for logged metrics."""
     selection: Selection = field(default_factory=Selection)
     """Which of the checkpoints found are taken, and what their labels mean."""
+    replace: tuple[int, ...] = ()
+    """Steps whose source is the right one, though the archive holds other content: it is archived in its place."""
 
 
 @dataclass
@@ -79,6 +76,8 @@ class RunReport:
     already: int = 0
     """Of these, archived before."""
     added: int = 0
+    replaced: int = 0
+    """Of the added ones, those that took the place of an archived one."""
     n_bytes: int = 0
     """Bytes of weights added."""
     metrics: int = 0
@@ -89,6 +88,7 @@ class RunReport:
     def describe(self) -> str:
         """One line for people."""
         done = f"{counted(self.added, 'checkpoint')} added ({format_size(self.n_bytes)})"
+        done += f", {self.replaced} of them in place of archived ones" if self.replaced else ""
         done = "refused" if self.error and not self.added else done
         return f"{self.run}: {done}, {self.already} already archived, {counted(self.metrics, 'logged value')}"
 
@@ -106,12 +106,13 @@ def ingest(
         If another process is writing the archive.
     """
     sources, refused = find_sources(paths, options)
+    _check_replaced(sources, options.replace)
     with Archive.create_or_open(archive).writing("ingest") as store:
         runs: list[RunDigests] = []
         reports = [_ingest_guarded(source, store, archive, options, progress, runs) for source in sources]
     alike = runs_alike(runs)
     for report in reports:
-        report.findings += alike.get(report.run, [])
+        report.findings = merged([*report.findings, *alike.get(report.run, [])])
     return refused + reports
 
 
@@ -140,6 +141,19 @@ def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[Ru
     if not sources:
         raise NoCheckpointsError("; ".join(str(report.error) for report in refused))
     return list(sources.values()), refused
+
+
+def _check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
+    """Refuse to replace steps of several runs at once, and steps that are not there."""
+    if not steps:
+        return
+    if len(sources) > 1:
+        names = few_of([source.name for source in sources], 8)
+        raise HistoryError(f"--replace: {len(sources)} runs are found ({names}); point to the one that is meant")
+    found = {checkpoint.step for checkpoint in sources[0].checkpoints}
+    lacking = [str(step) for step in steps if step not in found]
+    if lacking:
+        raise HistoryError(f"--replace: {sources[0].folder} has no checkpoint of step {few_of(lacking, 8)}")
 
 
 def _same_name(first: RunSource, second: RunSource) -> str:
@@ -174,6 +188,7 @@ class RunIngest:
         self._meta: Mapping[str, Any] = {}
         self._optimizers: dict[int, Mapping[str, Any]] = {}
         self._commits = list(writer.commits)
+        self._look, self._replacing = Look((), ()), set[int]()
 
     def run(self, progress: Progress) -> None:
         """Check what is archived, add what is new, keep logs and findings."""
@@ -190,6 +205,24 @@ class RunIngest:
             progress(f"ingest {self._source.name}", total - len(queue), total)
         self._keep_logs()
 
+    def _new_checkpoints(self) -> list[CheckpointSource]:
+        """Checkpoints to add; those of archived steps are checked, and said if they have changed."""
+        writer, options = self._writer, self._options
+        archived = Archived(writer.source, {commit.step: commit for commit in writer.commits})
+        compared = compare(self._source, archived, options.replace, options.verify_sources)
+        self.report.already = compared.unchanged + len(compared.changed)
+        self.report.findings += compared.changed
+        self.report.error = compared.changed[0].detail if compared.changed else None
+        self._replacing = compared.replacing
+        self._look = Look(
+            found={checkpoint.step for checkpoint in self._source.checkpoints},
+            opened={checkpoint.step for checkpoint in compared.new},
+            named=options.replace,
+            same_folder=str(self._source.folder) == writer.source or not Path(writer.source).exists(),
+            whole=options.selection.is_whole,
+        )
+        return compared.new
+
     def _keep_logs(self) -> None:
         """Read the logs and the settings of the training; what the logs lack is told, but not kept: it may come."""
         source, before = self._source, self._writer.metrics()
@@ -201,7 +234,9 @@ class RunIngest:
         self.report.findings += [*findings, *disagreements, *problems]
         if metrics or added:
             self._writer.write_metrics([*metrics, *added])
-        self._writer.describe(with_training(source.config, self._writer.config, facts), self.report.findings)
+        still = standing(self._writer.findings, self._look, self._writer.steps)
+        config = with_training(source.config, self._writer.config, facts)
+        self._writer.describe(config, [*still, *self.report.findings])
         self.report.findings += coverage_findings(self._writer.steps, [*before, *metrics, *added])
 
     def _note_settings(self, source: CheckpointSource, reader: CheckpointReader) -> None:
@@ -212,9 +247,10 @@ class RunIngest:
 
     def audit(self) -> RunDigests:
         """Report what the digests show; it is not recorded, since the commits say it."""
-        tracks = tracks_of(self._commits, self._writer.arrays)
+        commits = latest(self._commits)
+        tracks = tracks_of(commits, self._writer.arrays)
         self.report.findings += [evidence.finding for evidence in digest_evidence(tracks)]
-        digests = {commit.step: commit.digest for commit in self._commits}
+        digests = {commit.step: commit.digest for commit in commits}
         return RunDigests(self._source.name, tracks.steps, tuple(digests[step] for step in tracks.steps))
 
     def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
@@ -232,45 +268,6 @@ class RunIngest:
         while size > 1 and size * one > self._options.max_mem:
             size = (size + 1) // 2
         return size - slot % size
-
-    # What is archived already
-
-    def _new_checkpoints(self) -> list[CheckpointSource]:
-        """Checkpoints of which the archive has no commit; the others are checked."""
-        committed = {commit.step: commit for commit in self._writer.commits}
-        common = [source for source in self._source.checkpoints if source.step in committed]
-        self.report.already = len(common)
-        moved = str(self._source.folder) != self._writer.source
-        if committed and not common and moved:
-            raise ChangedSourceError(
-                f"run {self._source.name}: the archive has a run of this name from {self._writer.source}, and no step "
-                f"is common with {self._source.folder}; give this one its own name with --run NAME"
-            )
-        changed: list[HistoryError] = []
-        for index, source in enumerate(common):
-            # elsewhere, equal sizes and times prove nothing: tar and rsync give whole seconds to runs of one shape
-            must_read = self._options.verify_sources or (moved and index == 0)
-            try:
-                self._check_unchanged(source, committed[source.step], must_read)
-            except HistoryError as error:
-                changed.append(error)
-                self.report.findings.append(Finding("changed_source", "error", str(error), step=source.step))
-        if changed and (moved or len(changed) == len(common)):
-            raise changed[0]  # nothing shows that it is the same run
-        self.report.error = str(changed[0]) if changed else None
-        return [source for source in self._source.checkpoints if source.step not in committed]
-
-    def _check_unchanged(self, source: CheckpointSource, commit: Commit, must_read: bool) -> None:
-        if not must_read and fingerprint(source.path, source.key) == commit.source["fingerprint"]:
-            return
-        with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(source, Path(spool)) as reader:
-            same = _digest_of(reader) == commit.digest
-        if not same:
-            raise ChangedSourceError(
-                f"{source.path}: step {source.step} of run {self._source.name} was archived with other content (from "
-                f"{commit.source['path']}); nothing was changed. If it is another run, ingest it with --run NAME; if "
-                "the file is damaged, `sedarchive restore` gives the archived one back"
-            )
 
     # New checkpoints
 
@@ -311,6 +308,7 @@ class RunIngest:
             self._writer.commit(commits)
             self._commits += commits
             self.report.added += len(commits)
+            self.report.replaced += sum(commit.step in self._replacing for commit in commits)
             self.report.n_bytes += sum(checkpoint.n_bytes for checkpoint in opened)
             return slot + len(commits)
         return slot
@@ -410,18 +408,6 @@ def _read_rows(
         reader.read_rows(tensor, *rows, out)
     except HistoryError as error:
         raise CheckpointReadError(index, error) from error
-
-
-def _digest_of(reader: CheckpointReader) -> str:
-    """Digest of a checkpoint on disk, read slab by slab."""
-    tensors = {}
-    for name, spec in reader.specs.items():
-        digest = tensor_hash(spec)
-        rows = max(1, (8 * MIB) // max(1, spec.row_bytes))
-        for start in range(0, spec.rows, rows):
-            digest.update(reader.read_rows(name, start, min(start + rows, spec.rows)).data)
-        tensors[name] = StoredTensor("", digest.hexdigest())
-    return checkpoint_digest(tensors)
 
 
 def _commit(

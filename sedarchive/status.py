@@ -5,6 +5,7 @@ from typing import Any
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.lock import was_interrupted
+from sedarchive.audit import merged
 from sedarchive.errors import DatabaseError
 from sedarchive.result import Result
 from sedarchive.sizes import format_size
@@ -57,7 +58,7 @@ def status_table(status: dict[str, Any]) -> Result:
 
 def run_status(run: RunArchive) -> dict[str, Any]:
     """Counts of one run."""
-    steps = run.steps
+    steps, findings = run.steps, merged(run.findings)
     nbytes = sum(
         run.arrays[stored.array].spec.nbytes
         for commit in run.commits
@@ -72,8 +73,8 @@ def run_status(run: RunArchive) -> dict[str, Any]:
         "tensors": len(run.tensors),
         "bytes": nbytes,
         "metrics": sorted(run.record["metrics"]),
-        "findings": len(run.findings),
-        "errors": sum(finding.severity == "error" for finding in run.findings),
+        "findings": len(findings),
+        "errors": sum(finding.severity == "error" for finding in findings),
         "source": run.record["source"],
     }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -104,6 +104,12 @@ class Commit:
         if not all(isinstance(text, str) for text in texts) or "fingerprint" not in content["source"]:
             raise TypeError("names and digests must be texts")
         return cls(content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors)
+
+
+def latest(commits: Iterable[Commit]) -> tuple[Commit, ...]:
+    """Commits that count, in step order: of several of one step the last written, which replaces the others."""
+    by_step = {commit.step: commit for commit in sorted(commits, key=lambda commit: commit.slot)}
+    return tuple(by_step[step] for step in sorted(by_step))
 
 
 def tensor_hash(spec: TensorSpec) -> "hashlib._Hash":

@@ -23,6 +23,7 @@ from sedarchive.archive.commits import (
     ArrayInfo,
     Commit,
     check_folder,
+    latest,
     read_commit,
     read_run_record,
 )
@@ -96,21 +97,27 @@ class RunArchive:
 
     @cached_property
     def commits(self) -> tuple[Commit, ...]:
-        """Commits in step order.
+        """Commits in step order, without those that a later one of the same step has replaced.
 
         Raises
         ------
         DamagedArchiveError
             If one fails its digest.
         """
-        commits = _in_step_order(read_commit(path) for path in (self.folder / COMMITS).glob("*.json"))
+        return latest(self.records)
+
+    @cached_property
+    def records(self) -> tuple[Commit, ...]:
+        """Every commit, by slot, replaced ones too: their bytes stay where they are; otherwise as :attr:`commits`."""
+        found = (read_commit(path) for path in (self.folder / COMMITS).glob("*.json"))
+        commits = tuple(sorted(found, key=lambda commit: commit.slot))
         for array in {stored.array for commit in commits for stored in commit.tensors.values()} - self.arrays.keys():
             raise DamagedArchiveError(f"{self.folder / RUN_RECORD}: it lacks the array {array[:80]} of a commit record")
         return commits
 
     def use_commits(self, commits: Iterable[Commit]) -> None:
-        """Go on with these commits alone: for ``verify``, which has found others damaged."""
-        self.commits = _in_step_order(commits)
+        """Go on with all of these commits: for ``verify``, which has found others damaged and checks replaced ones."""
+        self.commits = tuple(sorted(commits, key=lambda commit: (commit.step, commit.slot)))
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -327,10 +334,6 @@ def _opened_elsewhere(root: str, name: str, fingerprint: str) -> RunArchive:
     if run.fingerprint != fingerprint:
         raise ArchiveError(f"{root}: {gethostname()} sees another history of run {name} there; is it the same disk?")
     return run
-
-
-def _in_step_order(commits: Iterable[Commit]) -> tuple[Commit, ...]:
-    return tuple(sorted(commits, key=lambda commit: commit.step))
 
 
 def run_group(name: str) -> str:

@@ -65,7 +65,7 @@ class RunWriter:
         self._handles: dict[str, zarr.Array[Any]] = {}
         self._steps: dict[int, int] = {}
         self._kept: dict[str, set[int]] = {}
-        for commit in self._run.commits:
+        for commit in self._run.records:
             self._note(commit)
         self._begun: set[Path] = set()
 
@@ -126,16 +126,20 @@ class RunWriter:
     @property
     def steps(self) -> tuple[int, ...]:
         """Steps of all checkpoints, those written by this writer too, in order."""
-        return tuple(sorted(self._steps.values()))
+        return tuple(sorted(set(self._steps.values())))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What earlier ingests noticed, as far as it stood after the last one."""
+        return self._run.findings
 
     def metrics(self) -> list[Metric]:
         """Logged metrics that are recorded so far."""
         return self._run.metrics()
 
     def describe(self, config: Mapping[str, Any], findings: Iterable[Finding]) -> None:
-        """Record the config and what ingest noticed, beside what earlier ingests did."""
-        known = self._record["findings"]
-        known += [found for finding in findings if (found := asdict(finding)) not in known]
+        """Record the config, and all findings that stand: they take the place of those before."""
+        self._record["findings"] = [asdict(finding) for finding in dict.fromkeys(findings)]
         self._record["config"] = dict(config) or self._record["config"]
         self._write_record()
 

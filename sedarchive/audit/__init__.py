@@ -6,21 +6,26 @@ after ingest, and numbers per step from the stored Gram matrices (``motion``). N
 
 from sedarchive.audit.changes import change_evidence, duplicate_evidence, spacing_evidence
 from sedarchive.audit.evidence import Evidence, marked
+from sedarchive.audit.merging import merged
 from sedarchive.audit.repeats import repeat_evidence
 from sedarchive.audit.runs import RunDigests, runs_alike
+from sedarchive.audit.standing import Look, standing
 from sedarchive.audit.tracks import Tracks, tracks_of
 
 __all__ = [
     "Evidence",
+    "Look",
     "RunDigests",
     "Tracks",
     "change_evidence",
     "digest_evidence",
     "duplicate_evidence",
     "marked",
+    "merged",
     "repeat_evidence",
     "runs_alike",
     "spacing_evidence",
+    "standing",
     "tracks_of",
 ]
 

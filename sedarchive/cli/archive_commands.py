@@ -85,6 +85,10 @@ CodecOption = Annotated[
 VerifySourcesOption = Annotated[
     bool, typer.Option("--verify-sources", help="Read archived checkpoints' sources again and compare digests.")
 ]
+ReplaceOption = Annotated[
+    list[int] | None,
+    typer.Option("--replace", help="Step whose file is the right one: archive it in place of the other; repeats."),
+]
 AliasesOption = Annotated[
     Path | None, typer.Option("--aliases", help="TOML file with names in your logs: val_loss = ['dev/nll'].")
 ]
@@ -104,6 +108,7 @@ def ingest(
     key: KeyOption = None,
     codec: CodecOption = "none",
     verify_sources: VerifySourcesOption = False,
+    replace: ReplaceOption = None,
     aliases: AliasesOption = None,
     arch: ArchOption = None,
     dry_run: DryRunOption = False,
@@ -133,6 +138,7 @@ def ingest(
             workers=workers,
             max_mem=size_option(max_mem),
             verify_sources=verify_sources,
+            replace=tuple(replace or ()),
             step_pattern=step_regex,
             aliases=read_aliases(aliases) if aliases else Aliases(),
             selection=Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key),

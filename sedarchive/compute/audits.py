@@ -10,7 +10,7 @@ import numpy as np
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.records import canonical_digest
-from sedarchive.audit import Evidence, RunDigests, digest_evidence, duplicate_evidence, runs_alike, tracks_of
+from sedarchive.audit import Evidence, RunDigests, digest_evidence, duplicate_evidence, merged, runs_alike, tracks_of
 from sedarchive.audit.motion import motion_of
 from sedarchive.audit.numbers import (
     Broken,
@@ -175,7 +175,7 @@ def _layout(database: Path, archive_id: str) -> Layout:
 
 def _audit_run(run: RunArchive, layout: Layout, across: list[Finding]) -> RunAudit:
     """Audit one run; a damaged one is a finding."""
-    found = [*run.findings, *across]
+    found = [*merged(run.findings), *across]
     try:
         if not run.commits:
             return RunAudit(run.name, tuple(found), "the run has no checkpoint")

@@ -7,6 +7,7 @@ from typing import Any
 
 from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.audit import merged
 from sedarchive.audit.evidence import Evidence, evidence_text, read_evidence
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
@@ -46,7 +47,7 @@ def write_catalog(
         "tensors": _tensor_rows(anatomy, findings),
         "matrices": _matrix_rows(anatomy),
         "metrics": _metric_rows(metrics),
-        "audit": audit_rows([*run.findings, *coverage_findings(run.steps, metrics), *findings]),
+        "audit": audit_rows([*merged(run.findings), *coverage_findings(run.steps, metrics), *findings]),
     }
     key = canonical_digest([tables, audited.key])[:16]
     standing = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'catalog'", [run.name]).rows

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
+from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
@@ -92,7 +93,7 @@ def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
         with suppress(ArchiveError):  # damaged records are reported with the run itself
             if run.commits:
                 continue
-            database.replace("audit", {"run": run.name}, audit_rows(run.findings))
+            database.replace("audit", {"run": run.name}, audit_rows(merged(run.findings)))
 
 
 def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sedarchive.archive import Archive
+from sedarchive.audit import merged
 from sedarchive.errors import ArchiveError, MemoryBudgetError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
@@ -157,6 +158,6 @@ def _plan_run(
         model=plan_model(survey.newest, families) if survey.newest else None,
         logs=tuple(logs),
         disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
-        findings=(*source.findings, *survey.findings, *log_findings, *missing),
+        findings=tuple(merged([*source.findings, *survey.findings, *log_findings, *missing])),
     )
     return run, memory_refusal(survey.slots, options)

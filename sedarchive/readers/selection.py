@@ -50,6 +50,11 @@ class Selection:
         if self.every < 1:
             raise HistoryError(f"--every {self.every}: it must be 1 (all) or more")
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every checkpoint found is taken."""
+        return self.steps is None and self.every == 1 and not self.include and not self.exclude
+
     def takes(self, label: str, path: str) -> bool:
         """Whether the globs let a checkpoint pass; in a glob, ``*`` also matches the ``/`` of a path."""
         if self.include and not _matches(self.include, label, path):

@@ -1,0 +1,57 @@
+"""Which findings of earlier ingests still stand after a new one: what it looked at again, it tells anew."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from sedarchive.history import Finding
+
+_OF_SOURCES = frozenset({"unreadable_checkpoint", "changed_source"})
+"""Findings on files that did not come into the archive: what it holds is sound."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one ingest of a run looked at."""
+
+    found: Collection[int]
+    """Steps of the checkpoints on the disk."""
+    opened: Collection[int]
+    """Of these the ones that were read, or that were to be read."""
+    named: Collection[int] = ()
+    """Steps whose source the user has called the right one."""
+    same_folder: bool = True
+    """Whether it is the folder that earlier findings speak of."""
+    whole: bool = True
+    """Whether every checkpoint of the folder was to be taken."""
+
+
+def standing(earlier: Iterable[Finding], look: Look, archived: Collection[int]) -> list[Finding]:
+    """Earlier findings that a new ingest has not settled.
+
+    Parameters
+    ----------
+    earlier
+        What stood before.
+    look
+        What the new ingest looked at.
+    archived
+        Steps that the archive holds now.
+    """
+    return [finding for finding in earlier if _stands(finding, look, archived)]
+
+
+def _stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
+    if finding.check_name in _OF_SOURCES:
+        return _source_stands(finding, look, archived)
+    if finding.step is not None:  # what the archive holds is concerned: it outlives its source
+        return finding.step not in look.opened and finding.step not in look.named
+    if finding.check_name == "settings_disagree" and not look.opened:
+        return True  # the settings of checkpoints are seen only where these are opened
+    return not look.same_folder
+
+
+def _source_stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
+    """Whether a file is still unread or another one; a file that is gone is neither."""
+    if finding.check_name == "unreadable_checkpoint" and finding.step in archived:
+        return False
+    return finding.step not in look.found and not (look.same_folder and look.whole)
