@@ -1,12 +1,15 @@
-"""The checkpoints of a run on disk against those in the archive: which are new, which have changed, which replace."""
+"""Checkpoints on disk against those in the archive: which are new, which have changed, which take another's place."""
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sedarchive.archive import RunArchive
 from sedarchive.archive.commits import Commit, StoredTensor, checkpoint_digest, tensor_hash
-from sedarchive.errors import ChangedSourceError, HistoryError
+from sedarchive.audit import RunDigests
+from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError
 from sedarchive.history import CheckpointSource, Finding, RunSource
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.sizes import MIB
@@ -87,6 +90,15 @@ def compare(source: RunSource, archived: Archived, replace: Collection[int], ver
     kept = archived.commits.keys() - found.replacing
     found.new = [one for one in source.checkpoints if one.step not in kept]
     return found
+
+
+def digests_of(runs: Iterable[RunArchive]) -> list[RunDigests]:
+    """Digests of archived runs, for a comparison of runs with each other; damaged ones are left out."""
+    readable = []
+    for run in runs:
+        with suppress(ArchiveError):
+            readable.append(RunDigests(run.name, run.steps, tuple(commit.digest for commit in run.commits)))
+    return readable
 
 
 def check_unchanged(run: str, source: CheckpointSource, commit: Commit, *, must_read: bool) -> None:

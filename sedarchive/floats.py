@@ -10,6 +10,16 @@ from sedarchive.history import DTYPES
 
 _PIECE = 2**18
 _BFLOAT16_SHIFT = 16
+_NOT_FINITE = {
+    "float16": (0x7C00, 0x7C00),
+    "bfloat16": (0x7F80, 0x7F80),
+    "float8_e4m3fn": (0x7F, 0x7F),
+    "float8_e5m2": (0x7C, 0x7C),
+    "float8_e4m3fnuz": (0xFF, 0x80),
+    "float8_e5m2fnuz": (0xFF, 0x80),
+    "float8_e8m0fnu": (0xFF, 0xFF),
+}
+"""Which bits tell NaN and infinity in the narrow types, and what they then are."""
 
 
 def decode(bits: NDArray[Any], dtype: str) -> NDArray[np.floating[Any]]:
@@ -45,6 +55,25 @@ def decode(bits: NDArray[Any], dtype: str) -> NDArray[np.floating[Any]]:
     if dtype == "bfloat16":
         return _decode_bfloat16(bits)
     return _decode_float8(bits, dtype)
+
+
+def count_nonfinite(bits: NDArray[Any], dtype: str) -> int:
+    """Count the elements of a stored array that are NaN or infinite; 0 for integers and flags.
+
+    Parameters
+    ----------
+    bits
+        Stored elements, any shape, of the storage type of `dtype`.
+    dtype
+        A name of :data:`sedarchive.history.DTYPES`.
+    """
+    if DTYPES[dtype].kind not in ("float", "complex"):
+        return 0
+    if dtype not in _NOT_FINITE:
+        return bits.size - int(np.count_nonzero(np.isfinite(bits)))
+    mask, pattern = _NOT_FINITE[dtype]
+    whole = bits.view(f"<u{bits.itemsize}")  # of float16 the bits are looked at four times faster than the values
+    return int(np.count_nonzero((whole & mask) == pattern))
 
 
 def _decode_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

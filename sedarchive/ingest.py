@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from sedarchive.archive import Archive, RunWriter
 from sedarchive.archive.commits import ArrayInfo, Commit, StoredTensor, checkpoint_digest, latest, tensor_hash
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import Look, RunDigests, digest_evidence, merged, runs_alike, standing, tracks_of
-from sedarchive.comparison import Archived, compare
+from sedarchive.comparison import Archived, compare, digests_of
 from sedarchive.errors import ArchiveError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
+from sedarchive.floats import count_nonfinite
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
 from sedarchive.plan.grid import chunk_grid
@@ -110,7 +111,8 @@ def ingest(
     with Archive.create_or_open(archive).writing("ingest") as store:
         runs: list[RunDigests] = []
         reports = [_ingest_guarded(source, store, archive, options, progress, runs) for source in sources]
-    alike = runs_alike(runs)
+        names = {one.run for one in runs}
+        alike = runs_alike([*runs, *digests_of(one for one in Archive(archive).runs() if one.name not in names)])
     for report in reports:
         report.findings = merged([*report.findings, *alike.get(report.run, [])])
     return refused + reports
@@ -157,7 +159,7 @@ def _check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
 
 
 def _same_name(first: RunSource, second: RunSource) -> str:
-    return f"{second.folder}: {first.folder} is run {first.name!r} already; ingest this one on its own with --run NAME"
+    return f"{second.folder}: {first.folder} is run {first.name} already; ingest this one on its own with --run NAME"
 
 
 def _ingest_guarded(
@@ -318,7 +320,7 @@ class RunIngest:
         arrays = self._writer.make_arrays(specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec)
         tasks = [task for spec in specs for task in _tensor_tasks(arrays[spec], opened, slot)]
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
-        digests: dict[tuple[int, str], str] = {}
+        digests: dict[tuple[int, str], Written] = {}
         # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
         grids = [(task.info.spec.name, task.info.grid, task.info.spec.row_bytes) for task in tasks]
         workers = ingest_workers(grids, len(opened), self._options.max_mem, self._options.workers)
@@ -329,10 +331,10 @@ class RunIngest:
             for index, checkpoint in enumerate(opened)
         ]
 
-    def _write_tensor(self, task: "TensorTask") -> dict[tuple[int, str], str]:
-        """Copy one tensor of a batch into its array; digests by (index in the batch, tensor)."""
+    def _write_tensor(self, task: "TensorTask") -> dict[tuple[int, str], "Written"]:
+        """Copy one tensor of a batch into its array; what was seen of it by (index in the batch, tensor)."""
         spec = task.info.spec
-        hashes = [tensor_hash(spec) for _ in task.members]
+        hashes, nonfinite = [tensor_hash(spec) for _ in task.members], [0] * len(task.members)
         height = min(task.info.grid.slab_rows, spec.rows)  # an empty tensor may have rows of any length
         block = np.empty((len(task.members), height, spec.columns), dtype=DTYPES[spec.dtype].storage)
         for start, stop in task.info.grid.slabs():
@@ -340,11 +342,23 @@ class RunIngest:
                 rows = block[at, : stop - start]
                 _read_rows(reader, spec.name, (start, stop), rows, index)
                 hashes[at].update(rows.data)
+                nonfinite[at] += count_nonfinite(rows, spec.dtype)
             for first, last, slot in task.runs():
                 self._writer.write(
                     task.info, (slot, slot + last - first), (start, stop), block[first:last, : stop - start]
                 )
-        return {(index, spec.name): hashes[at].hexdigest() for at, (index, _) in enumerate(task.members)}
+        return {
+            (index, spec.name): Written(hashes[at].hexdigest(), nonfinite[at])
+            for at, (index, _) in enumerate(task.members)
+        }
+
+
+class Written(NamedTuple):
+    """What was seen of a tensor while it was copied."""
+
+    digest: str
+    nonfinite: int
+    """Values that are NaN or infinite."""
 
 
 class CheckpointReadError(Exception):
@@ -415,7 +429,7 @@ def _commit(
     slot: int,
     index: int,
     arrays: Mapping[TensorSpec, ArrayInfo],
-    digests: Mapping[tuple[int, str], str],
+    digests: Mapping[tuple[int, str], Written],
     folder: Path,
 ) -> Commit:
     specs, ties = checkpoint.reader.specs, checkpoint.reader.ties
@@ -423,9 +437,10 @@ def _commit(
     for name in specs:
         owner = ties.get(name)
         stored = owner or name
-        tensors[name] = StoredTensor(arrays[specs[stored]].path, digests[index, stored], owner)
+        tensors[name] = StoredTensor(arrays[specs[stored]].path, digests[index, stored].digest, owner)
     source = checkpoint.source
     place: dict[str, Any] = {"path": os.path.relpath(source.path, folder), "fingerprint": dict(checkpoint.fingerprint)}
     if source.tokens is not None:
         place["tokens"] = source.tokens
-    return Commit(slot, source.step, source.label, checkpoint_digest(tensors), place, tensors)
+    bad = {name: n for name in specs if name not in ties and (n := digests[index, name].nonfinite)}
+    return Commit(slot, source.step, source.label, checkpoint_digest(tensors), place, tensors, bad)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sedarchive.floats import decode
+from sedarchive.floats import count_nonfinite, decode
+from sedarchive.history import DTYPES
 
 FLOAT8 = {
     "float8_e4m3fn": torch.float8_e4m3fn,
@@ -63,3 +64,21 @@ def test_a_dtype_without_floating_point_values_is_refused_by_name(name):
 def test_an_array_of_another_storage_type_is_refused():
     with pytest.raises(ValueError, match="bfloat16 is stored as <u2"):
         decode(np.zeros(3, dtype=np.float32), "bfloat16")
+
+
+@pytest.mark.parametrize("name", [name for name, dtype in DTYPES.items() if dtype.kind == "float"])
+def test_values_that_are_not_finite_are_counted_as_decoding_shows_them(name):
+    storage = np.dtype(DTYPES[name].storage)
+    if storage.itemsize <= 2:
+        bits = np.arange(256**storage.itemsize).astype(f"<u{storage.itemsize}").view(storage)
+    else:
+        bits = np.array([1.0, np.inf, -np.inf, np.nan, -0.0, np.finfo(storage).max], dtype=storage)
+    bad = ~np.isfinite(decode(bits, name))
+    for value, expected in zip(bits, bad, strict=True):
+        assert count_nonfinite(np.array([value]), name) == expected
+    assert count_nonfinite(bits.reshape(2, -1), name) == bad.sum() > 0
+
+
+@pytest.mark.parametrize("name", ["int64", "uint8", "bool"])
+def test_what_is_no_number_with_a_point_is_always_finite(name):
+    assert count_nonfinite(np.ones(3, dtype=DTYPES[name].storage), name) == 0

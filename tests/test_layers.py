@@ -43,6 +43,7 @@ NEIGHBOURS = {
     ("preview", "inspection"),
     ("recipes", "tables"),
     ("cluster", "executor"),
+    ("comparison", "audit"),
 }
 
 

@@ -1,11 +1,14 @@
 """Findings of ingest stand as long as they hold: what is repaired, replaced or gone is not told for ever."""
 
+import math
+
 import pytest
 import torch
 from conftest import Analysis
 from small import data_of, run_here, walk, write_log, write_safetensors, write_torch
 
 from sedarchive.archive import Archive
+from sedarchive.archive.records import read_sealed, write_sealed
 from sedarchive.archive.verify import verify
 from sedarchive.audit import Look, merged, standing
 from sedarchive.history import Finding
@@ -119,6 +122,55 @@ def test_a_source_that_was_fetched_again_is_refused_by_name_until_the_user_names
     again = take(tmp_path / "run", places)
     assert "0 checkpoints added" in again.stderr
     assert "6 already archived" in again.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_values_that_are_not_finite_are_told_by_ingest_and_by_audit_before_anything_is_computed(
+    tmp_path, places, dtype
+):
+    states = walk(4)
+    states[2]["wte.weight"][3, :2] = float("inf")
+    states[3]["wte.weight"][5, 1] = float("nan")
+    write_safetensors(tmp_path / "run", [{name: v.to(dtype) for name, v in state.items()} for state in states])
+    assert "error: nonfinite (step 20, wte.weight): 2 of 66 values" in take(tmp_path / "run", places).stderr
+    found = told(places)["nonfinite"]
+    assert (found["severity"], found["step"], found["tensor"]) == ("error", 20, "wte.weight")
+    assert "step 20 and 1 later ones" in found["detail"]
+
+
+def test_a_mask_that_never_changes_may_be_infinite(tmp_path, places):
+    states = [{**state, "h.0.attn.mask": torch.full((4, 4), -math.inf).triu(1)} for state in walk(4)]
+    write_safetensors(tmp_path / "run", states)
+    take(tmp_path / "run", places)
+    assert "nonfinite" not in told(places)
+    assert "nonfinite_constant" in run_here("audit", *places).stdout
+
+
+def test_a_constant_parameter_that_is_not_finite_is_an_error_once_it_is_known_to_be_one(analysis, tmp_path):
+    states = walk(6)
+    for state in states:
+        state["h.0.ln_1.weight"][0] = math.nan
+    write_safetensors(tmp_path / "run", states)
+    analysis.ingest(tmp_path / "run")
+    analysis.compute(spectra=False)
+    sql = "SELECT severity, tensor FROM audit WHERE check_name = 'nonfinite'"
+    assert analysis.rows(sql) == [("error", "h.0.ln_1.weight")]
+
+
+def test_an_archive_without_counts_is_told_by_what_compute_counts(analysis, tmp_path):
+    states = walk(6)
+    states[2]["wte.weight"][3, 0] = math.nan
+    write_safetensors(tmp_path / "run", states)
+    analysis.ingest(tmp_path / "run")
+    for path in (analysis.archive / "run/commits").glob("*.json"):
+        record = read_sealed(path)
+        write_sealed(
+            path, {name: value for name, value in record.items() if name not in ("nonfinite", "record_digest")}
+        )
+    assert Archive(analysis.archive).run("run").commits[2].nonfinite is None
+    (computed,) = analysis.compute(spectra=False)
+    (found,) = [one for one in computed.findings if one.check_name == "nonfinite"]
+    assert (found.step, found.tensor) == (20, "wte.weight")
 
 
 def test_a_replaced_checkpoint_counts_once_and_every_byte_stays_verified(tmp_path, places):

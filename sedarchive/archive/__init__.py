@@ -88,9 +88,7 @@ class Archive:
         """
         if name not in self.run_names:
             near = did_you_mean(name, self.run_names)
-            raise UnknownNameError(
-                f"{self.path}: no run {name!r}{near}; it holds {few_of(self.run_names, 20) or 'none'}"
-            )
+            raise UnknownNameError(f"{self.path}: no run {name}{near}; it holds {few_of(self.run_names, 20) or 'none'}")
         return RunArchive(self.store, self.path, name)
 
     def runs(self) -> list[RunArchive]:

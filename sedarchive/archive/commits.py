@@ -79,6 +79,8 @@ class Commit:
     source: Mapping[str, Any]
     """Path below the run's folder, the fingerprint of its files, and the tokens seen where its label tells them."""
     tensors: Mapping[str, StoredTensor]
+    nonfinite: Mapping[str, int] | None = None
+    """Values that are NaN or infinite, of each stored tensor that has some; None where none were counted."""
 
     def to_json(self) -> dict[str, Any]:
         tensors = {
@@ -92,6 +94,7 @@ class Commit:
             "digest": self.digest,
             "source": dict(self.source),
             "tensors": tensors,
+            **({} if self.nonfinite is None else {"nonfinite": dict(self.nonfinite)}),
         }
 
     @classmethod
@@ -103,7 +106,11 @@ class Commit:
         texts += [part for stored in tensors.values() for part in stored if part is not None]
         if not all(isinstance(text, str) for text in texts) or "fingerprint" not in content["source"]:
             raise TypeError("names and digests must be texts")
-        return cls(content["slot"], content["step"], content["label"], content["digest"], content["source"], tensors)
+        nonfinite = content.get("nonfinite")
+        if nonfinite is not None and not all(type(n) is int and n > 0 for n in nonfinite.values()):
+            raise ValueError("counts of values must be whole numbers")
+        slot, step, label = content["slot"], content["step"], content["label"]
+        return cls(slot, step, label, content["digest"], content["source"], tensors, nonfinite)
 
 
 def latest(commits: Iterable[Commit]) -> tuple[Commit, ...]:

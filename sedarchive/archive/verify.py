@@ -1,13 +1,12 @@
 """Verify: every byte of an archive against its digests, and every file against what should be there.
 
 Works on the path, not on an open archive, so that a damaged root is reported
-like any other damage. Nothing is repaired.
+like any other damage. Nothing is repaired; what is damaged is written down.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -23,6 +22,7 @@ from sedarchive.archive.commits import (
     read_run_record,
     tensor_hash,
 )
+from sedarchive.archive.damage import DAMAGE_RECORD, Damage, keep_damage
 from sedarchive.archive.lock import LOCK_NAME, refuse_while_written, was_interrupted
 from sedarchive.archive.manifest import metadata_files
 from sedarchive.archive.run import RunArchive
@@ -34,18 +34,8 @@ from sedarchive.history import Finding
 _GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 
 
-@dataclass(frozen=True)
-class Damage:
-    """One file that is not what it should be."""
-
-    path: Path
-    cause: str
-    leftover: bool = False
-    """Whether an interrupted writer would leave the same."""
-
-
 def verify(archive: Path) -> list[Finding]:
-    """Check every file of an archive.
+    """Check every file of an archive, and record what is damaged, for the audit to tell.
 
     Returns
     -------
@@ -59,13 +49,15 @@ def verify(archive: Path) -> list[Finding]:
     """
     refuse_while_written(archive)
     interrupted = was_interrupted(archive)
+    found = list(_damages(archive))
+    keep_damage(archive, [damage for damage in found if not (damage.leftover and interrupted)])
     findings = [
         Finding(
             "leftover" if damage.leftover and interrupted else "damage",
             "info" if damage.leftover and interrupted else "error",
             f"{damage.path}: {damage.cause}",
         )
-        for damage in _damages(archive)
+        for damage in found
     ]
     if interrupted:
         detail = f"{archive / LOCK_NAME}: a writer was interrupted; the same command again completes its work"
@@ -137,7 +129,9 @@ def _check_strangers(archive: Path, folders: Sequence[Path]) -> Iterator[Damage]
             content = error
         if content != _GROUP:
             yield Damage(group / "zarr.json", "not the metadata of a plain group")
-    own = {archive / "zarr.json", archive / LOCK_NAME} | {group / "zarr.json" for group in groups}
+    own = {archive / "zarr.json", archive / LOCK_NAME, archive / DAMAGE_RECORD} | {
+        group / "zarr.json" for group in groups
+    }
     for folder in [archive, *groups]:
         strangers = {path for path in folder.iterdir() if path.is_file()} - own
         yield from (Damage(path, "the file belongs to nothing in the archive", leftover=True) for path in strangers)

@@ -1,12 +1,14 @@
 """The audit: what a history shows to be duplicated, mislabelled, broken or rounded away, before it ruins a result.
 
-Two sources, no weights: the digests in the commit records (``repeats``, ``changes``, ``runs``), which are there right
-after ingest, and numbers per step from the stored Gram matrices (``motion``). Nothing here reads a file.
+Two sources, no weights: the commit records with their digests and counts (``repeats``, ``changes``, ``runs``), which
+are there right after ingest, and numbers per step from the stored Gram matrices (``motion``). What ingest noticed
+stands as long as it holds (``standing``) and is told once (``merging``). Nothing here reads a file.
 """
 
 from sedarchive.audit.changes import change_evidence, duplicate_evidence, spacing_evidence
 from sedarchive.audit.evidence import Evidence, marked
 from sedarchive.audit.merging import merged
+from sedarchive.audit.numbers import counted_evidence
 from sedarchive.audit.repeats import repeat_evidence
 from sedarchive.audit.runs import RunDigests, runs_alike
 from sedarchive.audit.standing import Look, standing
@@ -31,5 +33,5 @@ __all__ = [
 
 
 def digest_evidence(tracks: Tracks) -> list[Evidence]:
-    """Everything that the digests of one run show, without its tied parameters (which need the roles)."""
-    return [*repeat_evidence(tracks), *change_evidence(tracks), *spacing_evidence(tracks)]
+    """Everything that the commit records of one run show, without its tied parameters (which need the roles)."""
+    return [*counted_evidence(tracks), *repeat_evidence(tracks), *change_evidence(tracks), *spacing_evidence(tracks)]

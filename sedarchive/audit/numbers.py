@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sedarchive.audit.evidence import Evidence, only, percent, steps_text, tensors_text
 from sedarchive.audit.motion import Flags, Motion, copies_out_of_line, leaps, misplaced, returns
+from sedarchive.audit.tracks import Track, Tracks
 from sedarchive.history import Finding, Severity
 from sedarchive.words import counted
 
@@ -130,8 +131,8 @@ def _evidence(check: str, steps: Sequence[int], seen: _Seen, detail: str, positi
 def _jump(steps: Sequence[int], seen: _Seen) -> Evidence:
     detail = (
         f"the weights jump at {_steps(steps, seen)} and come back with the next update, along the same line and far "
-        "further than the updates around: a checkpoint of another step or run under this name. Fetch it again, or "
-        "ingest the run without it; windows that hold it have the status suspect"
+        "further than the updates around: a checkpoint of another step or run under this name. Fetch it again "
+        "and ingest it with --replace, or ingest the run without it; windows that hold it have the status suspect"
     )
     return _evidence("jump_and_return", steps, seen, detail, seen.positions)
 
@@ -222,6 +223,28 @@ def nonfinite_evidence(steps: Sequence[int], parts: Sequence[Broken]) -> list[Ev
     return [_nonfinite(steps, first, members) for first, members in sorted(by_first.items())]
 
 
+def counted_evidence(tracks: Tracks) -> list[Evidence]:
+    """Values that are not finite, as ingest counted them; in a tensor that never moves they may be a mask."""
+    bad = [track for track in tracks.floats if track.nonfinite]
+    constant = {track.name for track in tracks.frozen}
+    still = [track for track in bad if track.name in constant]
+    parts = [
+        Broken(track.name, track.name, track.spec.n_elements, np.array(track.nonfinite, dtype=np.float64))
+        for track in bad
+        if track.name not in constant
+    ]
+    return [*nonfinite_evidence(tracks.steps, parts), *([_still(still)] if still else [])]
+
+
+def _still(members: Sequence[Track]) -> Evidence:
+    names = [track.name for track in members]
+    detail = (
+        f"{tensors_text(names)} hold NaN or infinite values and the same bytes at every step: the mask of an "
+        "attention, say. If they are parameters, `sedarchive compute` tells them as an error"
+    )
+    return Evidence(Finding("nonfinite_constant", "info", detail, tensor=only(names)))
+
+
 def _nonfinite(steps: Sequence[int], first: int, members: Sequence[Broken]) -> Evidence:
     bad, total = sum(int(part.count[first]) for part in members), sum(part.n_elements for part in members)
     later = int(np.any([part.count > 0 for part in members], axis=0).sum()) - 1
@@ -230,6 +253,7 @@ def _nonfinite(steps: Sequence[int], first: int, members: Sequence[Broken]) -> E
         f"{steps[first]}"
         + (f" and {later} later ones" if later else "")
         + "; windows that hold these steps are NULL with status nonfinite. If the run did not diverge there, the file "
-        "is damaged: fetch it again"
+        f"is damaged: fetch it again, and ingest it with --replace {steps[first]}"
     )
-    return Evidence(Finding("nonfinite", "error", detail, steps[first], only({part.tensor for part in members})))
+    tensors = frozenset(part.tensor for part in members)
+    return Evidence(Finding("nonfinite", "error", detail, steps[first], only(tensors)), tensors=tensors)

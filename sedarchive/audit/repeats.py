@@ -22,8 +22,8 @@ _SHOWN_CLASSES = 12
 Positions = tuple[int, ...]
 
 _REFETCH = (
-    "Fetch or save these checkpoints again and compare their hashes, or ingest the run without them; updates and "
-    "windows that hold them have the status duplicate"
+    "Fetch or save these checkpoints again, compare their hashes and ingest them with --replace STEP, or ingest the "
+    "run without them; updates and windows that hold them have the status duplicate"
 )
 
 

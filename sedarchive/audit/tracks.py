@@ -17,6 +17,8 @@ class Track:
     """Digest of its dtype, shape and bytes at each checkpoint (T,); None where it is absent."""
     specs: tuple[TensorSpec | None, ...]
     """Dtype and shape at each checkpoint (T,); None where it is absent."""
+    nonfinite: tuple[int, ...] = ()
+    """NaN and infinite values at each checkpoint (T,), 0 where none were counted; empty where there are none at all."""
 
     @cached_property
     def contents(self) -> tuple[int, ...]:
@@ -84,8 +86,10 @@ def tracks_of(commits: Iterable[Commit], arrays: Mapping[str, ArrayInfo]) -> Tra
 
 def _track(name: str, commits: list[Commit], specs: Mapping[str, TensorSpec]) -> Track:
     stored = [commit.tensors.get(name) for commit in commits]
+    counts = tuple((commit.nonfinite or {}).get(name, 0) for commit in commits)
     return Track(
         name,
         tuple(None if entry is None else entry.digest for entry in stored),
         tuple(None if entry is None else specs[entry.array] for entry in stored),
+        counts if any(counts) else (),
     )

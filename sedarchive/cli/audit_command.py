@@ -26,23 +26,26 @@ _SEVERITIES = ("error", "warning", "info")
 
 
 def audit(
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="Only this run.", show_default="all runs")] = None,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
     database: DatabaseOption = DEFAULT_DATABASE,
-    run: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="The same as RUN.", show_default=False)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 if there is a warning or an error.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Show what is duplicated, mislabelled, broken or rounded away in the histories, and what to do about it.
 
-    Digests are always checked; norms, distances and rounding where `sedarchive compute` has been run. No weights are
-    read.
+    Digests and values that are not finite are always checked; norms, distances and rounding where `sedarchive compute`
+    has been run. What `sedarchive verify` and `compute` could not read is told, too. No weights are read.
 
     Example: sedarchive audit --strict
     """
     from sedarchive.compute.audits import audit_archive
 
+    if name is not None and run not in (None, name):
+        raise typer.BadParameter(f"{name} and --run {run} are two runs; name one", param_hint="RUN")
     with handled():
-        audits = audit_archive(archive, database, run)
+        audits = audit_archive(archive, database, name or run)
     if json_output:
         write_json([asdict(one) for one in audits])
     for one in audits:

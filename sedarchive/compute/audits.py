@@ -1,6 +1,7 @@
 """The audit of stored runs: commit records and stored Gram matrices to the checks, and the checks to findings."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from sedarchive.archive import Archive, RunArchive
+from sedarchive.archive.damage import KnownDamage, known_damage
 from sedarchive.archive.records import canonical_digest
-from sedarchive.audit import Evidence, RunDigests, digest_evidence, duplicate_evidence, merged, runs_alike, tracks_of
+from sedarchive.audit import Evidence, digest_evidence, duplicate_evidence, merged, runs_alike, tracks_of
 from sedarchive.audit.motion import motion_of
 from sedarchive.audit.numbers import (
     Broken,
@@ -20,18 +22,20 @@ from sedarchive.audit.numbers import (
     nonfinite_evidence,
     rounding_evidence,
 )
-from sedarchive.compute.catalog import standing_evidence
+from sedarchive.comparison import digests_of
+from sedarchive.compute.catalog import UNREADABLE, UNREADABLE_SPECTRA, standing_evidence
 from sedarchive.compute.requests import Layout, recorded_layout
 from sedarchive.errors import ArchiveError, DatabaseError
 from sedarchive.gram import Gram
 from sedarchive.history import Finding
 from sedarchive.leaves import Leaf, Scope
+from sedarchive.logs import coverage_findings
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy, anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.tables import Database
 
-ALGORITHM = "audit-2"
+ALGORITHM = "audit-3"
 
 
 class Audit:
@@ -81,7 +85,7 @@ class Audit:
         motions = [(leaf, motion_of(gram)) for leaf, gram in self._grams(whole)]
         parts = [Part(self._name(leaf), leaf.n_elements, motion) for leaf, motion in motions]
         return [
-            *nonfinite_evidence(steps, [self._broken(leaf) for leaf in self.leaves]),
+            *nonfinite_evidence(steps, [self._broken(leaf) for leaf in self.leaves if self._is_unknown(leaf)]),
             *motion_evidence(steps, parts, self.digests),
             *(rounding_evidence(steps, self._rounding(whole, parts)) if parts else []),
         ]
@@ -99,6 +103,11 @@ class Audit:
     def _name(self, leaf: Leaf) -> str:
         """Name in the checkpoints of the tensor of a leaf."""
         return self._parts.tensors[leaf.tensor].tensor
+
+    def _is_unknown(self, leaf: Leaf) -> bool:
+        """Whether the commit records do not tell already that the leaf's tensor has values that are not finite."""
+        told = (one.tensors for one in self.digests if one.finding.check_name == "nonfinite")
+        return not any(self._name(leaf) in (tensors or ()) for tensors in told)
 
     def _broken(self, leaf: Leaf) -> Broken:
         counts = self._stored.counts(Scope(leaf.name, (leaf,))).nonfinite
@@ -121,11 +130,7 @@ def findings_of(evidence: Iterable[Evidence]) -> list[Finding]:
 
 def across_runs(runs: Iterable[RunArchive]) -> dict[str, list[Finding]]:
     """Findings on runs that hold each other's checkpoints, by run; damaged runs are left out."""
-    readable = []
-    for run in runs:
-        with suppress(ArchiveError):
-            readable.append(RunDigests(run.name, run.steps, tuple(commit.digest for commit in run.commits)))
-    return runs_alike(readable)
+    return runs_alike(digests_of(runs))
 
 
 @dataclass(frozen=True)
@@ -158,27 +163,69 @@ def audit_archive(archive: Path, database: Path, run: str | None = None) -> list
         If the archive cannot be read.
     """
     opened = Archive(archive)
-    layout = _layout(database, opened.archive_id)
+    known = _known_to_tables(database, opened.archive_id)
     runs = opened.runs()
     wanted = [opened.run(run).name] if run is not None else [one.name for one in runs]
-    across = across_runs(runs)
-    return [_audit_run(one, layout, across.get(one.name, [])) for one in runs if one.name in wanted]
+    across, damage = across_runs(runs), known_damage(archive)
+    folders = [one.folder for one in runs]
+    beside = _damaged(damage, archive, folders) if run is None else []
+    return [
+        *([RunAudit(str(archive), tuple(beside))] if beside else []),
+        *(
+            _audit_run(one, known, [*across.get(one.name, []), *_damaged(damage, one.folder, folders)])
+            for one in runs
+            if one.name in wanted
+        ),
+    ]
 
 
-def _layout(database: Path, archive_id: str) -> Layout:
-    """Heads and band that ``compute`` was given, as far as the database says."""
+@dataclass(frozen=True)
+class _Known:
+    """What the tables know and the archive does not."""
+
+    layout: Layout
+    """Heads and band that ``compute`` was given."""
+    unreadable: Mapping[str, Sequence[Finding]]
+    """Tensors that ``compute`` could not read, by run."""
+
+
+def _known_to_tables(database: Path, archive_id: str) -> _Known:
     if database.exists():
         with suppress(DatabaseError), Database.read(database, archive_id) as tables:
-            return recorded_layout(tables)
-    return Layout()
+            return _Known(recorded_layout(tables), _unreadable(tables))
+    return _Known(Layout(), {})
 
 
-def _audit_run(run: RunArchive, layout: Layout, across: list[Finding]) -> RunAudit:
+def _unreadable(tables: Database) -> dict[str, list[Finding]]:
+    sql = "SELECT run, check_name, severity, detail, step, tensor FROM audit WHERE check_name IN (?, ?) ORDER BY ALL"
+    found: dict[str, list[Finding]] = defaultdict(list)
+    for run, *finding in tables.rows(sql, [UNREADABLE, UNREADABLE_SPECTRA]).rows:
+        found[run].append(Finding(*finding))
+    return found
+
+
+def _damaged(known: KnownDamage, folder: Path, runs: Sequence[Path]) -> list[Finding]:
+    """Findings on damaged files below a folder, but for those of a run further down."""
+    inner = [run for run in runs if folder in run.parents]
+    return [
+        Finding(
+            "damage",
+            "error",
+            f"{damage.path}: {damage.cause}, as `sedarchive verify` found on {known.day}; take it from a copy, or "
+            "delete the run's folder and ingest it again, then run `sedarchive verify` once more",
+        )
+        for damage in known.damages
+        if damage.path.is_relative_to(folder) and not any(damage.path.is_relative_to(run) for run in inner)
+    ]
+
+
+def _audit_run(run: RunArchive, known: _Known, others: Sequence[Finding]) -> RunAudit:
     """Audit one run; a damaged one is a finding."""
-    found = [*merged(run.findings), *across]
+    found, layout = [*merged(run.findings), *others, *known.unreadable.get(run.name, [])], known.layout
     try:
         if not run.commits:
             return RunAudit(run.name, tuple(found), "the run has no checkpoint")
+        found += coverage_findings(run.steps, run.metrics())
         parts = anatomy(run, layout.heads, layout.kv_heads, layout.families)
         options = GramOptions(MIB, layout.band)
         audit = Audit(parts, StoredGrams(parts, run.store, gram_key(parts, options)))

@@ -19,6 +19,8 @@ from sedarchive.tables import Database
 Columns = dict[str, Any]
 UNREADABLE = "unreadable"
 """Check name of tensors that are left out of all scopes, since they cannot be read."""
+UNREADABLE_SPECTRA = "unreadable_spectra"
+"""Check name of tensors whose spectra are missing, since they cannot be read."""
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit")
 
 

@@ -15,7 +15,7 @@ from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
-from sedarchive.compute.catalog import CATALOG, UNREADABLE, Audited, audit_rows, write_catalog
+from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
 from sedarchive.compute.inference import InferenceSource, drop_stale_inference, refresh_inference
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.lifecycle import refresh_lifecycle
@@ -240,7 +240,7 @@ class _Job:
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
             report.findings += [
-                Finding("unreadable_spectra", "error", report.spectra.failed[name], tensor=name) for name in unreadable
+                Finding(UNREADABLE_SPECTRA, "error", report.spectra.failed[name], tensor=name) for name in unreadable
             ]
             self._write_catalog(parts, audit, report)
 

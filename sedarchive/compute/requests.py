@@ -108,7 +108,7 @@ class RunsInfo:
         """Lines for people: what is ignored, and which rows wait for a run that is not in the archive yet."""
         held = shortened(run_names)
         return list(self.ignored) + [
-            f"{self.path}: run {run!r} is not in the archive, which holds {held}; its row is kept for when it is"
+            f"{self.path}: run {run} is not in the archive, which holds {held}; its row is kept for when it is"
             for run in self.facts
             if run not in run_names
         ]
@@ -136,12 +136,12 @@ def read_runs_info(path: Path) -> RunsInfo:
     for number, row in enumerate(rows, start=1):
         why = _row_problem(row, facts)
         if why:
-            ignored.append(f"{path}: row {number} (run {row['run'] or ''!r}) is ignored: {why}")
+            ignored.append(f"{path}: row {number} (run {row['run'] or 'without a name'}) is ignored: {why}")
             continue
         given = {name: value for name, value in row.items() if name != "run" and value}
         facts[row["run"]] = {name: value for name, value in given.items() if _typed(name, value) is not None}
         ignored += [
-            f"{path}: run {row['run']!r}, column {name}: {value!r} is ignored: it is not "
+            f"{path}: run {row['run']}, column {name}: {value!r} is ignored: it is not "
             + ("a whole number" if name in _WHOLE else "a finite number")
             for name, value in given.items()
             if name not in facts[row["run"]]
