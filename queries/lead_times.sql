@@ -10,7 +10,8 @@
 -- note: In steps. lead = settled_after - collapse is positive by construction, since the loss is looked at only after
 --   the collapse; lead_any_time is not. grok: first of three logged validation accuracies of at least 0.98. The law of
 --   grok_lead over runs stands in the table fits (fit lead_time) beside its null: onsets shuffled over runs fit with
---   r2 above 0.95, too. status: that of the collapse.
+--   r2 above 0.95, too. status: ok, or why lead is NULL: that of the collapse, or else that of the loss (no_target: none
+--   is logged there).
 WITH
 collapses AS (
     SELECT run, scope, window_size, k, method, causal, step, status
@@ -42,7 +43,11 @@ SELECT
     any_time.step - collapses.step AS lead_any_time,
     groks.step AS grok,
     groks.step - collapses.step AS grok_lead,
-    collapses.status
+    CASE
+        WHEN collapses.status <> 'ok' THEN collapses.status
+        WHEN after.step IS NOT NULL THEN 'ok'
+        ELSE coalesce(nullif(after.status, 'ok'), 'no_target')
+    END AS status
 FROM collapses
 LEFT JOIN modal USING (run, scope, window_size)
 LEFT JOIN events AS after

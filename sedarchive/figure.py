@@ -1,22 +1,22 @@
 """Figures from the tables; matplotlib is imported only here, when one is drawn."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import MissingExtraError, NothingMatchedError
 from sedarchive.recipes import known_values, shortened
 from sedarchive.tables import Database
-from sedarchive.words import did_you_mean
+from sedarchive.words import counted, did_you_mean
 
 _EDGE = "#0072b2"  # blue and vermillion of the Okabe-Ito palette: told apart by all readers
 _METRIC = "#d55e00"
 _NULL = "#999999"
 _WIDTH = 6.75
+"""Inches: two columns of a paper."""
 _FEW = 40
 """Windows up to which each is marked by a point."""
-"""Inches: two columns of a paper."""
 
 
 SUFFIXES = (".png", ".pdf", ".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
@@ -64,7 +64,8 @@ def draw_edge(
     Returns
     -------
     list of str
-        A line for people on the runs that have no such metric, with those that they have.
+        Lines for people: on runs without such windows, on runs whose windows have no ratio, and on runs that have no
+        such metric, with those that they have.
 
     Raises
     ------
@@ -79,12 +80,15 @@ def draw_edge(
     series = _series(database, window_size, scope)
     logged = {run: _logged(database, run, metric) for run in series}
     missing = [run for run, rows in logged.items() if not rows]
-    lines = _without_metric(database, missing, metric)
+    lines = _left_out(database, series, window_size, scope) + _without_metric(database, missing, metric)
     if metric_needed and len(missing) == len(series):
         raise NothingMatchedError("\n".join(lines))
     figure, axes = _panels(len(series))
     for axis, (run, rows) in zip(axes, series.items(), strict=True):
         _draw_ratio(axis, run, rows)
+        if why := _why_empty(database, run, window_size, scope):
+            lines.append(f"{run}: its panel is empty: {why}")
+            axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", va="center", color=_NULL)
         others = _draw_metric(axis, metric, logged[run])
         lines_shown = [*axis.get_lines(), *others]
         axis.legend(handles=lines_shown, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(lines_shown), fontsize=7)
@@ -126,6 +130,30 @@ def _series(database: Database, window_size: int, scope: str) -> dict[str, list[
             f"window sizes: {shortened(sizes)}; scopes: {shortened(scopes)}"
         )
     return series
+
+
+def _left_out(database: Database, drawn: Collection[str], window_size: int, scope: str) -> list[str]:
+    """A line on each run without such windows."""
+    runs = database.rows("SELECT run, n_checkpoints FROM runs ORDER BY run").rows
+    return [
+        f"{run}: left out: no windows of {window_size} updates for scope {scope} "
+        f"(it has {counted(n_checkpoints, 'checkpoint')})"
+        for run, n_checkpoints in runs
+        if run not in drawn
+    ]
+
+
+def _why_empty(database: Database, run: str, window_size: int, scope: str) -> str:
+    """Why no window of a run has a ratio; empty where one has."""
+    sql = (
+        "SELECT status, count(edge_ratio), count(*) FROM windows "
+        "WHERE run = ? AND window_size = ? AND scope = ? GROUP BY status ORDER BY count(*) DESC"
+    )
+    found = database.rows(sql, [run, window_size, scope]).rows
+    if any(n_ratios for _, n_ratios, _ in found):
+        return ""
+    parts = (f"{counted(n_windows, 'window')} with status {status}" for status, _, n_windows in found)
+    return f"no edge ratio: {', '.join(parts)}"
 
 
 def _logged(database: Database, run: str, metric: str) -> list[Any]:

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import RecipeError, UnknownRecipeError
-from sedarchive.recipes import Param, Recipe, absent_values, find_recipes, read_recipe, run_recipe, run_sql
+from sedarchive.freshness import stale_words
+from sedarchive.recipes import (
+    Param,
+    Recipe,
+    absent_values,
+    find_recipes,
+    read_recipe,
+    run_recipe,
+    run_sql,
+    usual_values,
+)
 from sedarchive.render import write_result
 from sedarchive.result import Result
 from sedarchive.tables import Database, write_parquet
@@ -45,6 +55,21 @@ def why_no_rows(database: Path, what: str, params: Mapping[str, str]) -> dict[st
         return absent_values(tables.connection, asked, params)
 
 
+def hints(database: Path, archive: Path, what: str, params: Mapping[str, str]) -> list[str]:
+    """Sentences on what an answer rests on: another window than the default, tables that are behind the archive."""
+    asked = _recipe_or_sql(what)
+    found = stale_words(archive, database)
+    if isinstance(asked, Recipe):
+        with Database.read(database) as tables:
+            window = usual_values(tables.connection, asked, params).get("window_size")
+        if window is not None and "window_size" not in params:
+            found.append(
+                f"window_size {window}, the smallest asked for: of the default no null was asked for; "
+                "`sedarchive compute --window 10` samples it, and -p window_size=10 shows the windows as they are"
+            )
+    return found
+
+
 def _recipe_or_sql(what: str) -> Recipe | str:
     recipes = find_recipes()
     if what in recipes:
@@ -65,8 +90,10 @@ def _no_recipe(name: str, recipes: Mapping[str, Recipe]) -> str:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnknownRecipeError(f"{path}: cannot be read as a query ({error})") from error
+    except OSError as error:
+        raise UnknownRecipeError(f"{path}: the query cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise UnknownRecipeError(f"{path}: the query is not text in UTF-8; save it as such") from error
 
 
 FORMATS = {

@@ -7,6 +7,7 @@ from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.lock import was_interrupted
 from sedarchive.audit import merged
 from sedarchive.errors import DatabaseError
+from sedarchive.freshness import stale_runs
 from sedarchive.result import Result
 from sedarchive.sizes import format_size
 from sedarchive.tables import Database
@@ -22,14 +23,15 @@ def archive_status(archive: Path, database: Path) -> dict[str, Any]:
         ``runs``, a list of dicts.
     """
     opened = Archive(archive)
-    rows, problem = _table_rows(database, opened.archive_id)
+    rows, problem = _table_rows(database, opened)
+    missing = {"windows": 0, "spectra": 0, "stale": None}
     return {
         "archive": str(archive),
         "archive_id": opened.archive_id,
         "interrupted": was_interrupted(archive),
         "database": str(database) if problem is None else None,
         "database_problem": problem,
-        "runs": [{**run_status(run), **rows.get(run.name, {"windows": 0, "spectra": 0})} for run in opened.runs()],
+        "runs": [{**run_status(run), **missing, **rows.get(run.name, {})} for run in opened.runs()],
     }
 
 
@@ -45,15 +47,22 @@ def status_table(status: dict[str, Any]) -> Result:
         "metrics",
         "windows",
         "spectra",
+        "tables",
         "errors",
     ]
-    rows = [
-        tuple(
-            {**run, "size": format_size(run["bytes"]), "metrics": ", ".join(run["metrics"])}[name] for name in columns
-        )
-        for run in status["runs"]
-    ]
+    rows = [tuple(_shown(run)[name] for name in columns) for run in status["runs"]]
     return Result(columns, ["VARCHAR"] * len(columns), rows)
+
+
+def _shown(run: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run, as people read it."""
+    tables = "stale" if run["stale"] else "fresh"
+    return {
+        **run,
+        "size": format_size(run["bytes"]),
+        "metrics": ", ".join(run["metrics"]),
+        "tables": tables if run["windows"] or run["spectra"] else "none",
+    }
 
 
 def run_status(run: RunArchive) -> dict[str, Any]:
@@ -79,16 +88,19 @@ def run_status(run: RunArchive) -> dict[str, Any]:
     }
 
 
-def _table_rows(database: Path, archive_id: str) -> tuple[dict[str, dict[str, int]], str | None]:
-    """Rows of windows and spectra for each run."""
+def _table_rows(database: Path, archive: Archive) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """Rows of windows and spectra for each run, and why they are not those of the archive if they are not."""
     if not database.exists():
         return {}, f"{database} does not exist yet; `sedarchive compute` makes it"
     sql = "SELECT run, count(*) FROM {} GROUP BY run"
     try:
-        with Database.read(database, archive_id) as tables:
+        with Database.read(database, archive.archive_id) as tables:
             windows = dict(tables.rows(sql.format("windows")).rows)
             spectra = dict(tables.rows(sql.format("matrix_spectra")).rows)
+            stale = stale_runs(archive, tables, thoroughly=True)
     except DatabaseError as error:
         return {}, str(error)
-    runs = windows.keys() | spectra.keys()
-    return {run: {"windows": windows.get(run, 0), "spectra": spectra.get(run, 0)} for run in runs}, None
+    runs = windows.keys() | spectra.keys() | stale.keys()
+    return {
+        run: {"windows": windows.get(run, 0), "spectra": spectra.get(run, 0), "stale": stale.get(run)} for run in runs
+    }, None

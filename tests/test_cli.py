@@ -248,7 +248,7 @@ def test_a_usage_error_is_2(tmp_path, at):
 
 def test_what_does_not_exist_is_4(at, tmp_path):
     archive, database = at
-    assert "no run 'other'" in run("restore", "other", "--to", tmp_path, *archive, code=4).stderr
+    assert "no run other" in run("restore", "other", "--to", tmp_path, *archive, code=4).stderr
     assert "nearest" in run("restore", "safe", "--step", 31, "--to", tmp_path, *archive, code=4).stderr
     run("query", "SELECT 1 WHERE false", *database, code=4)
     run("explain", "no_such_column", code=4)

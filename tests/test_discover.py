@@ -344,3 +344,9 @@ def test_a_real_transformers_run_is_found_and_read(tmp_path, monkeypatch):
     min((tmp_path / "sharded" / "step_1").glob("*.safetensors")).unlink()
     with pytest.raises(UnreadableCheckpointError, match="missing"):
         open_checkpoint(run.checkpoints[0])
+
+
+def test_the_file_in_a_checkpoints_folder_is_that_checkpoint_of_that_run(tmp_path):
+    touch(tmp_path, "a/checkpoint-500/model.safetensors", "a/checkpoint-600/model.safetensors")
+    (run,) = find_runs(tmp_path / "a/checkpoint-500/model.safetensors")
+    assert (run.name, run.folder, steps(run)) == ("a", tmp_path / "a", [500])

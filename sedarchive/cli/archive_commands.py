@@ -207,6 +207,9 @@ def status(
     write_result(status_table(found), "table", sys.stdout)
     if found["interrupted"]:
         say("a writer was interrupted; the same ingest or compute command again completes its work")
+    for run in found["runs"]:
+        if run["stale"]:
+            say(printable(f"{run['run']}: {run['stale']}; `sedarchive compute` brings them up to date"))
     if found["database_problem"]:
         say(str(found["database_problem"]))
 

@@ -114,6 +114,13 @@ ProjectionOption = Annotated[
 ProjectionSeedsOption = Annotated[
     int | None, typer.Option("--projection-seeds", min=1, help="Random projections of each.", show_default="3")
 ]
+ForgetWindowOption = Annotated[
+    list[str] | None,
+    typer.Option("--forget-window", callback=_known_windows, help="Withdraw what was asked for: 5, or 5,10. Repeats."),
+]
+ForgetScopeOption = Annotated[
+    list[str] | None, typer.Option("--forget-scope", help="Withdraw a scope that was asked for. Repeats.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")]
 
 
@@ -131,6 +138,8 @@ def compute(
     projection: ProjectionOption = None,
     projection_seeds: ProjectionSeedsOption = None,
     runs_info: RunsInfoOption = None,
+    forget_window: ForgetWindowOption = None,
+    forget_scope: ForgetScopeOption = None,
     scheduler: SchedulerOption = "threads",
     cluster: ClusterOption = None,
     dry_run: DryRunOption = False,
@@ -143,12 +152,13 @@ def compute(
 ) -> None:
     """Compute windows and spectra of every run into the tables.
 
-    Windows of 5, 10, 15, 20, 25 and 30 updates are always derived, and all that was asked for before is kept fresh.
+    Windows of 5, 10, 15, 20, 25 and 30 updates are always derived, and all that was asked for before is kept fresh,
+    until --forget-window or --forget-scope withdraws it.
 
     Example: sedarchive compute --window 10 --scope 'layer:*'
     """
     from sedarchive.compute.refresh import ComputeOptions
-    from sedarchive.compute.requests import parse_dimensions, parse_windows
+    from sedarchive.compute.requests import Withdrawn, parse_dimensions, parse_windows
 
     with handled():
         options = ComputeOptions(
@@ -169,6 +179,7 @@ def compute(
             runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
             projections=tuple(parse_dimensions(projection or [])),
             projection_seeds=projection_seeds,
+            forget=Withdrawn(tuple(parse_windows(forget_window or [])), tuple(forget_scope or ())),
         )
     if dry_run:
         _show_plans(archive, database, options, json_output)
@@ -254,6 +265,7 @@ def query(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File instead of stdout.")] = None,
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
     database: DatabaseOption = DEFAULT_DATABASE,
     json_output: JsonOption = False,
 ) -> None:
@@ -263,7 +275,7 @@ def query(
 
     Example: sedarchive query lag_flip -p scope=all
     """
-    from sedarchive.query import answer, choose_format, write_answer
+    from sedarchive.query import answer, choose_format, hints, write_answer
 
     if json_output and output_format not in (None, "json"):
         raise typer.BadParameter(f"--json and --format {output_format} exclude each other", param_hint="--format")
@@ -272,6 +284,8 @@ def query(
         form = choose_format("json" if json_output else output_format, output)
         result = answer(database, what, values)
         write_answer(result, form, output)
+        for hint in hints(database, archive, what, values):
+            say(printable(hint))
         _say_what_is_missing(database, what, values, result)
 
 
@@ -343,7 +357,10 @@ def export(
 
 def plot(
     output: Annotated[Path, typer.Option("--output", "-o", help="PNG, PDF or SVG file.")] = Path("edge.png"),
-    window: Annotated[int, typer.Option("--window", "-w", min=2, help="Updates a window.")] = 10,
+    window: Annotated[
+        int | None,
+        typer.Option("--window", "-w", min=2, help="Updates a window.", show_default="10, or what was asked for"),
+    ] = None,
     scope: Annotated[str, typer.Option("--scope", "-s", help="Scope of the windows.")] = "all",
     metric: Annotated[
         str | None, typer.Option(help="Logged metric drawn beside it.", show_default="val_loss, where it is logged")
@@ -355,6 +372,7 @@ def plot(
     Example: sedarchive plot -o edge.pdf --scope attention
     """
     from sedarchive.figure import check_suffix, draw_edge
+    from sedarchive.recipes import asked_window
     from sedarchive.tables import Database
 
     try:
@@ -362,7 +380,8 @@ def plot(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from error
     with handled(), Database.read(database) as tables:
-        missing = draw_edge(tables, output, window, scope, metric or "val_loss", metric_needed=metric is not None)
+        size = window or asked_window(tables.connection, 10)
+        missing = draw_edge(tables, output, size, scope, metric or "val_loss", metric_needed=metric is not None)
     say(printable("\n".join([*missing, str(output)])))
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sedarchive.compute.requests import Asked, Layout
+from sedarchive.compute.requests import Asked, Layout, Withdrawn
 from sedarchive.compute.spectra_rows import SpectraOutcome
 from sedarchive.executor import Executor
 from sedarchive.history import Finding
@@ -38,11 +38,14 @@ class ComputeOptions:
     projections: tuple[int, ...] = ()
     """Dimensions of random projections whose errors are wanted."""
     projection_seeds: int | None = None
+    forget: Withdrawn = field(default_factory=Withdrawn)
+    """Earlier requests that are wanted no more."""
 
     @property
     def asked(self) -> Asked:
         """Options that are recorded."""
-        return Asked(self.windows, self.scopes, self.runs_info, self.layout, self.projections, self.projection_seeds)
+        more = (self.projections, self.projection_seeds, self.forget)
+        return Asked(self.windows, self.scopes, self.runs_info, self.layout, *more)
 
     @property
     def layout(self) -> Layout:

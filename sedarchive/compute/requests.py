@@ -5,11 +5,11 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import HistoryError
+from sedarchive.errors import HistoryError, UnknownNameError
 from sedarchive.families import Family, parse_family
 from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.recipes import shortened
@@ -46,6 +46,36 @@ class Requests:
 
 
 @dataclass(frozen=True)
+class Withdrawn:
+    """Earlier requests that are wanted no more."""
+
+    windows: tuple[int, ...] = ()
+    scopes: tuple[str, ...] = ()
+
+    def check(self, windows: Iterable[int], scopes: Iterable[str]) -> None:
+        """Refuse to withdraw what nobody has asked for.
+
+        Raises
+        ------
+        UnknownNameError
+            Naming what was.
+        """
+        for what, names, known in (("window", self.windows, windows), ("scope", self.scopes, scopes)):
+            held = [str(name) for name in known]
+            names_held = {*held, *filter(None, map(_own_name, held))}
+            for name in names:
+                if str(name) not in names_held:
+                    listed = shortened(held)
+                    raise UnknownNameError(
+                        f"{what} {name} was not asked for, so it cannot be withdrawn; asked: {listed}"
+                    )
+
+    def keeps(self, scope: str) -> bool:
+        """Whether a scope stays, however it is named."""
+        return scope not in self.scopes and _own_name(scope) not in self.scopes
+
+
+@dataclass(frozen=True)
 class Asked:
     """What one command asks for."""
 
@@ -56,6 +86,7 @@ class Asked:
     projections: Sequence[int] = ()
     projection_seeds: int | None = None
     """None: as before."""
+    forget: Withdrawn = field(default_factory=Withdrawn)
 
 
 def parse_windows(values: Iterable[str]) -> list[int]:
@@ -178,12 +209,21 @@ class Layout:
 
 
 def record_requests(database: Database, asked: Asked) -> Requests:
-    """Add a request to those recorded, and return all of them."""
+    """Add a request to those recorded, less those that it withdraws, and return all of them.
+
+    Raises
+    ------
+    UnknownNameError
+        If it withdraws what was not asked for.
+    """
     known: dict[str, list[str]] = {}
     for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
         known.setdefault(kind, []).append(value)
-    windows = sorted({*map(int, known.get("window", [])), *asked.windows}) or [DEFAULT_WINDOW]
-    scopes = _all_scopes(known.get("scope", []), asked.scopes)
+    before = [scope for scope in known.get("scope", []) if scope not in DEFAULT_SCOPES]
+    asked.forget.check(map(int, known.get("window", [])), before)
+    kept = {*map(int, known.get("window", []))} - {*asked.forget.windows}
+    windows = sorted({*kept, *asked.windows}) or [DEFAULT_WINDOW]
+    scopes = _all_scopes([scope for scope in before if asked.forget.keeps(scope)], asked.scopes)
     info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | asked.runs_info
     projections = sorted({*map(int, known.get("projection", [])), *asked.projections})
     seeds = asked.projection_seeds or int(known.get("projection_seeds", [str(DEFAULT_PROJECTION_SEEDS)])[0])

@@ -101,6 +101,8 @@ class _Finder:
     def runs(self) -> tuple[RunSource, ...]:
         if not self._root.exists():
             raise NoCheckpointsError(f"{self._root}: there is no such file or folder; check the path")
+        if self._root.is_file() and self._root.name in _STANDARD and self._is_checkpoint(self._root.parent):
+            self._root = self._root.parent  # the file of a checkpoint's folder: step and run are in the names above it
         if self._root.is_file() or self._is_checkpoint(self._root):
             return self._single()
         self._search()

@@ -14,20 +14,16 @@
     SELECT ... WHERE window_size = coalesce(getvariable('window_size'), 10)
 
 DuckDB's own shell runs such a file as it stands, and takes parameters by
-``SET VARIABLE``, as :func:`run_recipe` does.
+``SET VARIABLE``, as :func:`sedarchive.recipes.run_recipe` does.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from sedarchive.errors import RecipeError
-from sedarchive.result import Result
-from sedarchive.words import did_you_mean, few_of
 
 Value = int | float | str
 
@@ -88,7 +84,7 @@ def find_recipes() -> dict[str, Recipe]:
     RecipeError
         If one is malformed, or the installation has none.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = next((place for place in (package / "queries", package.parent / "queries") if place.is_dir()), None)
     if folder is None:
         raise RecipeError(f"no recipes beside {package}: the installation is incomplete; install sedarchive again")
@@ -153,128 +149,6 @@ def check_select(text: str, where: str) -> None:
     if kinds != [duckdb.StatementType.SELECT]:
         found = ", ".join(kind.name for kind in kinds) or "none"
         raise RecipeError(f"{where}: exactly one SELECT statement is needed, found {found}")
-
-
-def check_columns(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
-    """Run a recipe with its defaults, and compare its columns with its header.
-
-    Parameters
-    ----------
-    connection : duckdb.DuckDBPyConnection
-        A database with the tables, which may be empty.
-    recipe : Recipe
-        The recipe.
-
-    Raises
-    ------
-    RecipeError
-        If the statement fails, or its columns are not those of the header.
-    """
-    found = run_recipe(connection, recipe, {}).columns
-    if tuple(found) != recipe.columns:
-        line = _line_of(recipe.sql, "columns")
-        raise RecipeError(
-            f"{recipe.name}.sql:{line}: the header says columns {', '.join(recipe.columns)}; "
-            f"the statement gives {', '.join(found)}"
-        )
-
-
-def run_recipe(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]) -> Result:
-    """Rows of a recipe.
-
-    Parameters
-    ----------
-    connection : duckdb.DuckDBPyConnection
-        The database. Parameters are set on a cursor of it and leave it untouched.
-    recipe : Recipe
-        The recipe.
-    values : mapping
-        Parameter to value, as text; it is read as a number where the parameter is one.
-
-    Raises
-    ------
-    RecipeError
-        If a parameter is unknown or its value not of its kind, or if the query fails.
-    """
-    known = {param.name: param for param in recipe.params}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        valid = ", ".join(known) or "none at all"
-        named = ", ".join(name + did_you_mean(name, known) for name in unknown)
-        raise RecipeError(f"recipe {recipe.name} has no parameter {named}; it has {valid}")
-    typed = {name: _typed(recipe.name, known[name], text) for name, text in values.items()}
-    return _run(connection, recipe.sql, recipe.name, typed)
-
-
-_KNOWN = {
-    "run": "SELECT DISTINCT run FROM runs",
-    "scope": "SELECT DISTINCT scope FROM windows",
-    "window_size": "SELECT DISTINCT window_size FROM windows",
-    "role": "SELECT DISTINCT role FROM matrix_stats WHERE role IS NOT NULL",
-    "target": "SELECT DISTINCT name FROM metrics",
-}
-_SHOWN = 20
-NO_TARGET = "no_target"
-"""Status of a row of a recipe for whose run the metric asked for is not logged."""
-
-
-def known_values(connection: duckdb.DuckDBPyConnection, param: str) -> list[str]:
-    """Values of a parameter that name something in the tables: runs, scopes, window sizes, roles, metrics.
-
-    Parameters
-    ----------
-    connection : duckdb.DuckDBPyConnection
-        The database.
-    param : str
-        One of run, scope, window_size, role and target, which mean the same in every recipe.
-    """
-    return [str(value) for (value,) in connection.execute(f"{_KNOWN[param]} ORDER BY 1").fetchall()]
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Names for people, the first twenty at most."""
-    return few_of(names, _SHOWN) or "none"
-
-
-def absent_values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]) -> dict[str, str]:
-    """Why a recipe may say nothing: for each parameter, set or not, that names what the tables lack, a sentence."""
-    found = {}
-    for param in recipe.params:
-        value = _typed(recipe.name, param, values[param.name]) if param.name in values else param.default
-        known = known_values(connection, param.name) if param.name in _KNOWN else []
-        if param.name in _KNOWN and value is not None and str(value) not in known:
-            near = did_you_mean(str(value), known)
-            found[param.name] = f"{param.name} {value!r} is not in the database{near}; what it has: {shortened(known)}"
-    return found
-
-
-def has_usable_rows(result: Result) -> bool:
-    """Whether a result has a row that says more than that the target is missing."""
-    if "status" not in result.columns:
-        return bool(result.rows)
-    return any(status != NO_TARGET for status in result.column("status"))
-
-
-def run_sql(connection: duckdb.DuckDBPyConnection, text: str) -> Result:
-    """Rows of a user's own query: one SELECT.
-
-    Raises
-    ------
-    RecipeError
-        If it is anything else, or fails.
-    """
-    check_select(text, "query")
-    return _run(connection, text, "query", {})
-
-
-def _run(connection: duckdb.DuckDBPyConnection, sql: str, where: str, variables: Mapping[str, Value]) -> Result:
-    try:
-        with connection.cursor() as cursor:  # variables live and die with it
-            for name, value in variables.items():
-                cursor.execute(f'SET VARIABLE "{name}" = ?', [value])
-            return Result.fetch(cursor.execute(sql))
-    except duckdb.Error as error:
-        raise RecipeError(f"{where}: {error}") from error
 
 
 def _fields(name: str, text: str) -> list[_Field]:
@@ -351,11 +225,12 @@ def _check_uses(recipe: Recipe) -> None:
             )
     unused = [name for name in declared if name not in used]
     if unused:
-        line = _line_of(recipe.sql, "param", unused[0])
+        line = line_of(recipe.sql, "param", unused[0])
         raise RecipeError(f"{recipe.name}.sql:{line}: {', '.join(unused)} is declared but not used")
 
 
-def _line_of(text: str, key: str, argument: str = "") -> int:
+def line_of(text: str, key: str, argument: str = "") -> int:
+    """Line of a header's field; 1 where it is not found."""
     start = re.compile(rf"-- ?{key} *{argument}\b")
     return next((number for number, line in enumerate(text.splitlines(), start=1) if start.match(line)), 1)
 
@@ -367,19 +242,3 @@ def _value(literal: str) -> Value:
 
 
 _KINDS: dict[type, str] = {str: "text", int: "integer", float: "number"}
-
-
-def _typed(recipe: str, param: Param, text: str) -> Value:
-    if param.choices and text not in param.choices:
-        raise RecipeError(f"recipe {recipe}: {param.name} is one of {', '.join(param.choices)}, not {text!r}")
-    if param.kind == "text":
-        return text
-    try:
-        value = int(text) if param.kind == "integer" else float(text)
-    except ValueError:
-        value = math.nan
-    if math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63:  # what a BIGINT holds
-        return value
-    wanted = "a whole number" if param.kind == "integer" else "a number"
-    default = "" if param.default is None else f" (default {param.default})"
-    raise RecipeError(f"recipe {recipe}: {param.name} is {wanted}{default}, not {text!r}")
