@@ -114,7 +114,7 @@ def ingest(
         names = {one.run for one in runs}
         alike = runs_alike([*runs, *digests_of(one for one in Archive(archive).runs() if one.name not in names)])
     for report in reports:
-        report.findings = merged([*report.findings, *alike.get(report.run, [])])
+        report.findings += alike.get(report.run, [])
     return refused + reports
 
 
@@ -239,7 +239,8 @@ class RunIngest:
         still = standing(self._writer.findings, self._look, self._writer.steps)
         config = with_training(source.config, self._writer.config, facts)
         self._writer.describe(config, [*still, *self.report.findings])
-        self.report.findings += coverage_findings(self._writer.steps, [*before, *metrics, *added])
+        lacking = coverage_findings(self._writer.steps, [*before, *metrics, *added])
+        self.report.findings = merged([*self.report.findings, *lacking])
 
     def _note_settings(self, source: CheckpointSource, reader: CheckpointReader) -> None:
         """Remember what a checkpoint says of its training."""

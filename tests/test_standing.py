@@ -266,16 +266,28 @@ def test_what_was_looked_at_again_does_not_stand(finding, look, stands):
 
 
 def test_the_same_words_of_many_steps_are_one_finding():
-    words = "/runs/step_{}.pt: the entry holds {} bytes"
-    many = [Finding("dropped_entry", "warning", words.format(step, step * 7), step=step) for step in (20, 10, 40, 30)]
-    other = Finding("dropped_entry", "warning", "something else", step=10)
+    words = "/runs/step_{:04}.pt: the header of step {} holds 7 bytes"
+    many = [
+        Finding("dropped_entry", "warning", words.format(step, step), step=step) for step in (2000, 1000, 4000, 3000)
+    ]
+    other = Finding("dropped_entry", "warning", words.format(1000, 1000).replace("7", "8"), step=1000)
     alone = Finding("no_step", "info", "a: no step"), Finding("no_step", "info", "b: no step")
     told_once = merged([*many, other, *alone])
     assert [(one.step, one.detail) for one in told_once[:2]] == [
-        (10, f"at 4 steps, 10, 20 ... 40: {words.format(10, 70)}"),
-        (10, "something else"),
+        (1000, f"at 4 steps, 1000, 2000 ... 4000: {words.format(1000, 1000)}"),
+        (1000, other.detail),
     ]
     assert told_once[2:] == list(alone)
+
+
+def test_different_things_of_one_step_stay_apart():
+    words = "/runs/step_{}/model-{}.safetensors: torn"
+    found = [
+        Finding("unreadable_checkpoint", "error", words.format(step, shard), step=step)
+        for step in (10, 20)
+        for shard in (1, 2)
+    ]
+    assert merged(found) == found
 
 
 def test_hashes_in_paths_keep_nothing_apart_but_tensors_and_words_do():

@@ -6,27 +6,38 @@ from dataclasses import replace
 
 from sedarchive.history import Finding
 
-_NUMBERS = re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{7,}\b|\d+")
-"""What differs between checkpoints where nothing else does: steps, sizes, and the hashes of a hub's snapshots."""
+_PATH = re.compile(r"\S*/\S*")
+_NUMBER = re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{7,}\b|\d+")
+"""What differs between the paths of a run's checkpoints: steps, and the hashes of a hub's snapshots."""
+_SHOWN = 3
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings, those that differ in nothing but their steps and numbers as one, which names the steps.
+    """Findings, those that differ in nothing but their step and what names it as one, which lists the steps.
 
-    The first stands for the others: its step, its numbers.
+    The first stands for the others: its step, its file.
     """
     alike: dict[tuple[object, ...], list[Finding]] = {}
-    for at, finding in enumerate(findings):
-        same = _NUMBERS.sub("#", finding.detail)
-        key = (finding.check_name, finding.severity, finding.tensor, same)
+    for at, finding in enumerate(dict.fromkeys(findings)):
+        key = (finding.check_name, finding.severity, finding.tensor, _without_step(finding))
         alike.setdefault((at,) if finding.step is None else key, []).append(finding)
-    return [_one(members) for members in alike.values()]
+    return [finding for members in alike.values() for finding in _told_once(members)]
 
 
-def _one(members: Sequence[Finding]) -> Finding:
-    steps = sorted({member.step for member in members if member.step is not None})
-    if len(steps) < 2:
-        return members[0]
-    listed = ", ".join(map(str, steps)) if len(steps) < 4 else f"{steps[0]}, {steps[1]} ... {steps[-1]}"
-    first = next(member for member in members if member.step == steps[0])
-    return replace(first, detail=f"at {len(steps)} steps, {listed}: {first.detail}")
+def _without_step(finding: Finding) -> str:
+    """What a finding says, but for its step and the numbers in paths."""
+    text = _PATH.sub(lambda path: _NUMBER.sub("#", path.group()), finding.detail)
+    return re.sub(rf"(?<!\d)0*{finding.step}(?!\d)", "#", text)
+
+
+def _told_once(members: Sequence[Finding]) -> Sequence[Finding]:
+    """One finding for all, unless two are of the same step: then they tell of different things."""
+    by_step = {member.step: member for member in members if member.step is not None}
+    if len(members) < 2 or len(by_step) < len(members):
+        return members
+    steps = sorted(by_step)
+    listed = ", ".join(map(str, steps))
+    if len(steps) > _SHOWN:
+        listed = f"{steps[0]}, {steps[1]} ... {steps[-1]}"
+    first = by_step[steps[0]]
+    return [replace(first, detail=f"at {len(steps)} steps, {listed}: {first.detail}")]
