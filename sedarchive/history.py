@@ -160,3 +160,5 @@ class RunSource:
     """Model and training config found beside the checkpoints (config.json and the like), {} if none."""
     findings: tuple[Finding, ...] = ()
     """Doubled step labels (the first is kept), files passed over, and so on."""
+    whole: bool = True
+    """Whether its folder was searched; no, where one checkpoint of it was pointed to."""

@@ -215,13 +215,13 @@ class RunIngest:
         self.report.already = compared.unchanged + len(compared.changed)
         self.report.findings += compared.changed
         self.report.error = compared.changed[0].detail if compared.changed else None
-        self._replacing = compared.replacing
+        self._replacing, before = compared.replacing, writer.source
         self._look = Look(
             found={checkpoint.step for checkpoint in self._source.checkpoints},
             opened={checkpoint.step for checkpoint in compared.new},
             named=options.replace,
-            same_folder=str(self._source.folder) == writer.source or not Path(writer.source).exists(),
-            whole=options.selection.is_whole,
+            same_folder=str(self._source.folder) == before or not Path(before).exists(),
+            whole=options.selection.is_whole and self._source.whole,
         )
         return compared.new
 

@@ -16,6 +16,7 @@ from sedarchive.recipes import (
     run_recipe,
     run_sql,
     usual_values,
+    windows_without_null,
 )
 from sedarchive.render import write_result
 from sedarchive.result import Result
@@ -62,6 +63,10 @@ def hints(database: Path, archive: Path, what: str, params: Mapping[str, str]) -
     if isinstance(asked, Recipe):
         with Database.read(database) as tables:
             window = usual_values(tables.connection, asked, params).get("window_size")
+            bare = windows_without_null(tables.connection, asked, params)
+        if bare is not None:
+            samples = f"`sedarchive compute --window {bare}` samples it"
+            found.append(f"no null was asked for windows of {bare}, so it is NULL: {samples}")
         if window is not None and "window_size" not in params:
             found.append(
                 f"window_size {window}, the smallest asked for: of the default no null was asked for; "

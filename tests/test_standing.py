@@ -64,6 +64,7 @@ def test_an_unreadable_file_that_is_gone_is_no_finding_but_one_that_was_not_look
     paths[3].write_bytes(b"nothing")
     take(tmp_path / "run", places)
     take(tmp_path / "run", places, "--exclude", "step_30*")
+    take(paths[4], places)
     assert list(told(places)) == ["unreadable_checkpoint"]
     paths[3].unlink()
     take(tmp_path / "run", places)
@@ -254,6 +255,9 @@ LOOK = Look(found={10, 20}, opened={20})
         (Finding("doubled_step", "warning", "", step=10), Look({10}, (), named=(10,)), False),
         (Finding("unreadable_log", "warning", ""), LOOK, False),
         (Finding("unreadable_log", "warning", ""), Look({10}, (), same_folder=False), True),
+        (Finding("unreadable_log", "warning", ""), Look({10}, (), whole=False), False),
+        (Finding("not_supported", "warning", ""), Look({10}, (), whole=False), True),
+        (Finding("not_supported", "warning", ""), LOOK, False),
         (Finding("settings_disagree", "info", ""), Look({10}, ()), True),
         (Finding("settings_disagree", "info", ""), LOOK, False),
     ],

@@ -7,6 +7,8 @@ from sedarchive.history import Finding
 
 _OF_SOURCES = frozenset({"unreadable_checkpoint", "changed_source"})
 """Findings on files that did not come into the archive: what it holds is sound."""
+_OF_SEARCH = frozenset({"not_supported", "no_step", "no_file", "last_copy", "unsearched"})
+"""Findings on what lies beside the checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,9 @@ class Look:
     named: Collection[int] = ()
     """Steps whose source the user has called the right one."""
     same_folder: bool = True
-    """Whether it is the folder that earlier findings speak of."""
+    """Whether it was the folder that earlier findings speak of."""
     whole: bool = True
-    """Whether every checkpoint of the folder was to be taken."""
+    """Whether the folder was searched, and every checkpoint of it was to be taken."""
 
 
 def standing(earlier: Iterable[Finding], look: Look, archived: Collection[int]) -> list[Finding]:
@@ -47,7 +49,7 @@ def _stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
         return finding.step not in look.opened and finding.step not in look.named
     if finding.check_name == "settings_disagree" and not look.opened:
         return True  # the settings of checkpoints are seen only where these are opened
-    return not look.same_folder
+    return not look.same_folder or (finding.check_name in _OF_SEARCH and not look.whole)
 
 
 def _source_stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:

@@ -295,7 +295,7 @@ class _Finder:
         folder = self._root if inside else _run_folder(self._root.parent)
         self._drafts[folder] = draft
         found = self._run(folder, draft)
-        return self._some([found] if found else [])
+        return self._some([replace(found, whole=inside)] if found else [])
 
     def _run(self, folder: Path, draft: Draft) -> RunSource | None:
         checkpoints, findings = ordered(draft, self._selection)

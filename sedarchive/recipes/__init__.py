@@ -10,6 +10,7 @@ from sedarchive.recipes.answers import (
     run_sql,
     shortened,
     usual_values,
+    windows_without_null,
 )
 from sedarchive.recipes.header import Param, Recipe, check_select, find_recipes, parse_recipe, read_recipe
 
@@ -29,4 +30,5 @@ __all__ = [
     "run_sql",
     "shortened",
     "usual_values",
+    "windows_without_null",
 ]

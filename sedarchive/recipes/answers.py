@@ -89,6 +89,17 @@ def usual_values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: 
     return values if size == default else {**values, "window_size": str(size)}
 
 
+def windows_without_null(
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, values: Mapping[str, str]
+) -> int | None:
+    """Size of the windows that a recipe shows, if their null was not asked for; None if it was."""
+    default = next((param.default for param in recipe.params if param.name == "window_size"), None)
+    size = usual_values(connection, recipe, values).get("window_size", default)
+    asked = {value for (value,) in connection.execute("SELECT value FROM requests WHERE kind = 'window'").fetchall()}
+    known = size is not None and asked and str(size) in known_values(connection, "window_size")
+    return int(str(size)) if known and str(size) not in asked else None
+
+
 _KNOWN = {
     "run": "SELECT DISTINCT run FROM runs",
     "scope": "SELECT DISTINCT scope FROM windows",
