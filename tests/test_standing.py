@@ -284,6 +284,12 @@ def test_the_same_words_of_many_steps_are_one_finding():
     assert told_once[2:] == list(alone)
 
 
+def test_a_size_that_is_the_number_of_a_step_keeps_nothing_apart():
+    words = "/runs/step_{}.pt: its header is of 0 bytes, the file of 10"
+    found = [Finding("unreadable_checkpoint", "error", words.format(step), step=step) for step in (0, 10, 20)]
+    assert len(merged(found)) == 1
+
+
 def test_different_things_of_one_step_stay_apart():
     words = "/runs/step_{}/model-{}.safetensors: torn"
     found = [

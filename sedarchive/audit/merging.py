@@ -27,7 +27,7 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
 def _without_step(finding: Finding) -> str:
     """What a finding says, but for its step and the numbers in paths."""
     text = _PATH.sub(lambda path: _NUMBER.sub("#", path.group()), finding.detail)
-    return re.sub(rf"(?<!\d)0*{finding.step}(?!\d)", "#", text)
+    return re.sub(rf"(?:(?<=[A-Za-z_=-])|(?<=step ))0*{finding.step}(?!\d)", "#", text)  # not where it is a size
 
 
 def _told_once(members: Sequence[Finding]) -> Sequence[Finding]:
