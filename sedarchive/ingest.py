@@ -6,25 +6,33 @@ order, and writes each chunk once. A checkpoint that cannot be read becomes a
 finding; the rest is ingested.
 """
 
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sedarchive.archive import Archive, RunWriter
-from sedarchive.archive.commits import ArrayInfo, Commit, StoredTensor, checkpoint_digest, latest, tensor_hash
+from sedarchive.archive.commits import Commit, latest, tensor_hash
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import Look, RunDigests, digest_evidence, merged, runs_alike, standing, tracks_of
+from sedarchive.batches import (
+    CheckpointReadError,
+    OpenedCheckpoint,
+    TensorTask,
+    Written,
+    commit_of,
+    read_rows,
+    tensor_tasks,
+)
 from sedarchive.comparison import Archived, compare, digests_of
 from sedarchive.errors import ArchiveError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
-from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
 from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
@@ -103,19 +111,28 @@ def ingest(
     ------
     NoCheckpointsError
         If a path holds none.
+    HistoryError
+        If ``options.replace`` names steps that are not there, or several runs are found that have them.
     ArchiveLockedError
         If another process is writing the archive.
     """
     sources, refused = find_sources(paths, options)
-    _check_replaced(sources, options.replace)
+    check_replaced(sources, options.replace)
     with Archive.create_or_open(archive).writing("ingest") as store:
         runs: list[RunDigests] = []
         reports = [_ingest_guarded(source, store, archive, options, progress, runs) for source in sources]
-        names = {one.run for one in runs}
-        alike = runs_alike([*runs, *digests_of(one for one in Archive(archive).runs() if one.name not in names)])
+        alike = runs_alike([*runs, *_other_digests(archive, {one.run for one in runs})])
     for report in reports:
         report.findings += alike.get(report.run, [])
     return refused + reports
+
+
+def _other_digests(archive: Path, names: Collection[str]) -> list[RunDigests]:
+    """Digests of the runs that came with earlier ingests; none where a damaged record hides which there are."""
+    try:
+        return digests_of(run for run in Archive(archive).runs() if run.name not in names)
+    except ArchiveError:
+        return []
 
 
 def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[RunSource], list[RunReport]]:
@@ -145,8 +162,14 @@ def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[Ru
     return list(sources.values()), refused
 
 
-def _check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
-    """Refuse to replace steps of several runs at once, and steps that are not there."""
+def check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
+    """Refuse to replace steps of several runs at once, and steps that are not there.
+
+    Raises
+    ------
+    HistoryError
+        Saying which.
+    """
     if not steps:
         return
     if len(sources) > 1:
@@ -256,7 +279,7 @@ class RunIngest:
         digests = {commit.step: commit.digest for commit in commits}
         return RunDigests(self._source.name, tracks.steps, tuple(digests[step] for step in tracks.steps))
 
-    def _batch_size(self, slot: int, first: "OpenedCheckpoint", spooled: bool) -> int:
+    def _batch_size(self, slot: int, first: OpenedCheckpoint, spooled: bool) -> int:
         """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
         slab = max(
             (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
@@ -276,7 +299,7 @@ class RunIngest:
 
     def _open_batch(
         self, queue: Sequence[CheckpointSource], slot: int, spool: Path, stack: ExitStack
-    ) -> tuple[list["OpenedCheckpoint"], list[CheckpointSource]]:
+    ) -> tuple[list[OpenedCheckpoint], list[CheckpointSource]]:
         """Open the next checkpoints, a batch of them; the ones that cannot be read become findings."""
         opened: list[OpenedCheckpoint] = []
         for index, source in enumerate(queue):
@@ -298,7 +321,7 @@ class RunIngest:
     def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:
         self.report.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=source.step))
 
-    def _ingest_batch(self, opened: list["OpenedCheckpoint"], slot: int) -> int:
+    def _ingest_batch(self, opened: list[OpenedCheckpoint], slot: int) -> int:
         """Write and commit a batch; a checkpoint that fails while it is read is left out and the batch redone."""
         while opened:
             try:
@@ -316,10 +339,10 @@ class RunIngest:
             return slot + len(commits)
         return slot
 
-    def _write_batch(self, opened: Sequence["OpenedCheckpoint"], slot: int) -> list[Commit]:
+    def _write_batch(self, opened: Sequence[OpenedCheckpoint], slot: int) -> list[Commit]:
         specs = dict.fromkeys(spec for checkpoint in opened for spec in checkpoint.stored_specs())
         arrays = self._writer.make_arrays(specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec)
-        tasks = [task for spec in specs for task in _tensor_tasks(arrays[spec], opened, slot)]
+        tasks = [task for spec in specs for task in tensor_tasks(arrays[spec], opened, slot)]
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], Written] = {}
         # Tasks of one tensor share chunks, so a tensor is one task; different tensors never share one.
@@ -328,11 +351,11 @@ class RunIngest:
         for part in self._executor.at_most(workers).map(self._write_tensor, tasks):
             digests.update(part)
         return [
-            _commit(checkpoint, slot + index, index, arrays, digests, self._source.folder)
+            commit_of(checkpoint, slot + index, index, arrays, digests, self._source.folder)
             for index, checkpoint in enumerate(opened)
         ]
 
-    def _write_tensor(self, task: "TensorTask") -> dict[tuple[int, str], "Written"]:
+    def _write_tensor(self, task: TensorTask) -> dict[tuple[int, str], Written]:
         """Copy one tensor of a batch into its array; what was seen of it by (index in the batch, tensor)."""
         spec = task.info.spec
         hashes, nonfinite = [tensor_hash(spec) for _ in task.members], [0] * len(task.members)
@@ -341,7 +364,7 @@ class RunIngest:
         for start, stop in task.info.grid.slabs():
             for at, (index, reader) in enumerate(task.members):
                 rows = block[at, : stop - start]
-                _read_rows(reader, spec.name, (start, stop), rows, index)
+                read_rows(reader, spec.name, (start, stop), rows, index)
                 hashes[at].update(rows.data)
                 nonfinite[at] += count_nonfinite(rows, spec.dtype)
             for first, last, slot in task.runs():
@@ -352,96 +375,3 @@ class RunIngest:
             (index, spec.name): Written(hashes[at].hexdigest(), nonfinite[at])
             for at, (index, _) in enumerate(task.members)
         }
-
-
-class Written(NamedTuple):
-    """What was seen of a tensor while it was copied."""
-
-    digest: str
-    nonfinite: int
-    """Values that are NaN or infinite."""
-
-
-class CheckpointReadError(Exception):
-    """A checkpoint of the batch failed while its weights were read."""
-
-    def __init__(self, index: int, cause: SedarchiveError) -> None:
-        super().__init__(str(cause))
-        self.index, self.cause = index, cause
-
-
-@dataclass(frozen=True)
-class OpenedCheckpoint:
-    """One checkpoint of a batch, open for reading."""
-
-    source: CheckpointSource
-    reader: CheckpointReader
-    fingerprint: Mapping[str, Any]
-
-    def stored_specs(self) -> Iterator[TensorSpec]:
-        """Tensors whose bytes are stored: those that share another's storage are not."""
-        return (spec for name, spec in self.reader.specs.items() if name not in self.reader.ties)
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(spec.nbytes for spec in self.stored_specs())
-
-
-@dataclass(frozen=True)
-class TensorTask:
-    """One tensor, with one dtype and shape, in the checkpoints of a batch that have it."""
-
-    info: ArrayInfo
-    members: tuple[tuple[int, CheckpointReader], ...]
-    """(index in the batch, reader)."""
-    slot: int
-    """Slot of the batch's first checkpoint."""
-
-    def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Members in consecutive slots: (first member, last member + 1, slot of the first)."""
-        first = 0
-        for at in range(1, len(self.members) + 1):
-            if at == len(self.members) or self.members[at][0] != self.members[at - 1][0] + 1:
-                yield first, at, self.slot + self.members[first][0]
-                first = at
-
-
-def _tensor_tasks(info: ArrayInfo, opened: Sequence[OpenedCheckpoint], slot: int) -> Iterator[TensorTask]:
-    members = tuple(
-        (index, checkpoint.reader)
-        for index, checkpoint in enumerate(opened)
-        if checkpoint.reader.specs.get(info.spec.name) == info.spec and info.spec.name not in checkpoint.reader.ties
-    )
-    if members:
-        yield TensorTask(info, members, slot)
-
-
-def _read_rows(
-    reader: CheckpointReader, tensor: str, rows: tuple[int, int], out: "np.ndarray[Any, Any]", index: int
-) -> None:
-    try:
-        reader.read_rows(tensor, *rows, out)
-    except HistoryError as error:
-        raise CheckpointReadError(index, error) from error
-
-
-def _commit(
-    checkpoint: OpenedCheckpoint,
-    slot: int,
-    index: int,
-    arrays: Mapping[TensorSpec, ArrayInfo],
-    digests: Mapping[tuple[int, str], Written],
-    folder: Path,
-) -> Commit:
-    specs, ties = checkpoint.reader.specs, checkpoint.reader.ties
-    tensors = {}
-    for name in specs:
-        owner = ties.get(name)
-        stored = owner or name
-        tensors[name] = StoredTensor(arrays[specs[stored]].path, digests[index, stored].digest, owner)
-    source = checkpoint.source
-    place: dict[str, Any] = {"path": os.path.relpath(source.path, folder), "fingerprint": dict(checkpoint.fingerprint)}
-    if source.tokens is not None:
-        place["tokens"] = source.tokens
-    bad = {name: n for name in specs if name not in ties and (n := digests[index, name].nonfinite)}
-    return Commit(slot, source.step, source.label, checkpoint_digest(tensors), place, tensors, bad)

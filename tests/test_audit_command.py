@@ -106,9 +106,10 @@ def test_a_copy_of_a_run_that_was_ingested_earlier_is_told_at_its_ingest(tmp_pat
     assert told(places) == {"renamed": ["identical_runs"], "run": ["identical_runs"]}
 
 
-def test_runs_that_differ_are_no_copies_and_a_damaged_one_stops_no_comparison(tmp_path, places):
+@pytest.mark.parametrize("record", ["commits/000000.json", "run.json"])
+def test_runs_that_differ_are_no_copies_and_a_damaged_one_stops_no_comparison(tmp_path, places, record):
     ingested(tmp_path, places)
-    next((tmp_path / "a.zarr/run/commits").glob("*.json")).write_text("{}")
+    (tmp_path / "a.zarr/run" / record).write_text("{}")
     assert "identical_runs" not in ingested(tmp_path, places, "other", seed=3).stderr
 
 

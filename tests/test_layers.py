@@ -15,7 +15,7 @@ LAYERS = [
     {"floats", "gram", "rolling", "nulls", "matrix", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
-    {"executor", "cluster", "audit", "comparison", "freshness"},
+    {"executor", "cluster", "audit", "batches", "comparison", "freshness"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export", "explain"},
     {"compute", "preview", "inspection"},
     {"demo"},

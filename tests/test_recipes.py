@@ -560,8 +560,9 @@ def test_phases_are_those_at_the_modal_rank_unless_another_is_asked_for(planted_
 def test_leads_are_those_of_the_rule_asked_for(planted_db):
     [row] = ask(planted_db, "lead_times")
     assert (row["collapse"], row["lead"], row["lead_any_time"], row["grok_lead"]) == (3500, 400, -1000, 1000)
+    assert row["status"] == "ok"
     [row] = ask(planted_db, "lead_times", causal="no")
-    assert (row["collapse"], row["lead"]) == (3400, None)
+    assert (row["collapse"], row["lead"], row["status"]) == (3400, None, "no_target")
     [row] = ask(planted_db, "lead_times", tau="1.3")
     assert row["collapse"] == 3300
     [row] = ask(planted_db, "lead_times", k="1")

@@ -1,5 +1,6 @@
 """Findings of ingest stand as long as they hold: what is repaired, replaced or gone is not told for ever."""
 
+import json
 import math
 
 import pytest
@@ -115,6 +116,8 @@ def test_a_source_that_was_fetched_again_is_refused_by_name_until_the_user_names
     assert "--replace 30" in refused.stderr
     assert "changed_source" in told(places)
     assert torch.isnan(torch.tensor(value_of(tmp_path / "a.zarr", 30))).sum() == 1
+    plan = take(tmp_path / "run", places, "--replace", "30", "--dry-run", "--json").stdout
+    assert json.loads(plan)["new_checkpoints"] == 1
     done = take(tmp_path / "run", places, "--replace", "30")
     assert "1 checkpoint added" in done.stderr
     assert "1 of them in place of archived ones" in done.stderr

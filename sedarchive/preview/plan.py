@@ -10,7 +10,7 @@ from sedarchive.errors import ArchiveError, MemoryBudgetError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
 from sedarchive.history import Finding, RunSource
-from sedarchive.ingest import IngestOptions, find_sources
+from sedarchive.ingest import IngestOptions, check_replaced, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
 from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes, memory_refusal
@@ -84,15 +84,18 @@ def plan_ingest(
     ------
     NoCheckpointsError
         If there is no run at all.
+    HistoryError
+        If ``options.replace`` names steps that are not there.
     """
     sources, refused = find_sources(paths, options)
+    check_replaced(sources, options.replace)
     archived = _archived_steps(archive)
     obstacles = [f"{report.run}: {report.error}" for report in refused]
     runs, too_large = [], []
     for source in sources:
         held = archived.get(source.name, ("", ()))
         obstacles += _other_run(source, *held)
-        run, refusal = _plan_run(source, frozenset(held[1]), options, families, progress)
+        run, refusal = _plan_run(source, frozenset(held[1]) - {*options.replace}, options, families, progress)
         runs.append(run)
         too_large += [refusal] if refusal else []
     if too_large:
