@@ -270,10 +270,37 @@ def test_a_disk_that_is_too_small_stops_it(mixed, monkeypatch):
     assert re.search(r"kB are needed and 1\.0 kB are free at .*--every", why)
 
 
-def test_memory_that_is_too_small_stops_it_and_what_is_asked_for_does(mixed):
-    (why,) = stopped(*options(mixed, "--max-mem", "100B"))
-    enough = re.search(r"--max-mem (\w+)", why)[1]
-    run_here(*options(mixed, "--max-mem", enough))
+def refused(*args, code=0):
+    """Steps of a dry run and of the ingest itself that are refused, with the reason of each."""
+    plan = data_of(run_here(*args, "--dry-run", "--json", code=code))
+    done = data_of(run_here(*args, "--json", code=code))
+    found = []
+    for runs in (plan["runs"], done):
+        findings = [(run["run"], one) for run in runs for one in run["findings"]]
+        errors = [(name, one) for name, one in findings if one["check_name"] == "unreadable_checkpoint"]
+        found.append({(name, one["step"]): one["detail"] for name, one in errors})
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_memory_that_is_too_small_stops_it_and_what_is_asked_for_does(tmp_path):
+    write_trainer(tmp_path / "run", walk(3))
+    args = ("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    why = refused(*args, "--max-mem", "100B", code=1)
+    assert [step for _, step in why] == [10, 20, 30]
+    enough = re.search(r"--max-mem (\w+)", why["run", 10])[1]
+    assert refused(*args, "--max-mem", enough) == {}
+
+
+def test_a_checkpoint_that_needs_more_memory_or_is_cut_too_finely_is_left_out_as_ingest_leaves_it_out(tmp_path):
+    small, large = {"w": torch.ones(2, 4)}, {"w": torch.ones(2, 2000)}
+    write_safetensors(tmp_path / "run", [small, large, small])
+    fine = {f"t{at}": torch.ones(1) for at in range(20_001)}
+    write_safetensors(tmp_path / "run", [fine], [30])
+    why = refused("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--max-mem", "100kB")
+    assert why.keys() == {("run", 10), ("run", 30)}
+    assert "--max-mem" in why["run", 10]
+    assert "20001 tensors of 4 bytes" in why["run", 30]
 
 
 def test_a_history_of_which_nothing_can_be_read_stops_it(tmp_path):

@@ -2,16 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sedarchive.archive import Archive
 from sedarchive.archive.lock import refuse_while_written
-from sedarchive.errors import ArchiveError, ArchiveNotFoundError, MemoryBudgetError
+from sedarchive.errors import ArchiveError, ArchiveNotFoundError
 from sedarchive.history import TensorSpec
-from sedarchive.ingest import IngestOptions
 from sedarchive.plan.grid import chunk_grid
-from sedarchive.plan.tasks import ingest_workers
 from sedarchive.sizes import KIB, format_size
 
 _ARRAY_BYTES = 2 * KIB
@@ -92,14 +90,3 @@ def _cannot_be_opened(archive: Path) -> list[str]:
     except ArchiveError as error:
         return [str(error)]
     return []
-
-
-def memory_refusal(specs: Iterable[TensorSpec], options: IngestOptions) -> MemoryBudgetError | None:
-    """Why tensors do not fit ``--max-mem``, even one checkpoint at a time; None if they do."""
-    steps = options.steps_per_chunk
-    grids = [(spec.name, chunk_grid(spec.rows, spec.row_bytes, steps), spec.row_bytes) for spec in specs]
-    try:
-        ingest_workers(grids, 1, options.max_mem, options.workers)
-    except MemoryBudgetError as error:
-        return error
-    return None

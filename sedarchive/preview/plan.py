@@ -6,14 +6,14 @@ from pathlib import Path
 
 from sedarchive.archive import Archive
 from sedarchive.audit import merged
-from sedarchive.errors import ArchiveError, MemoryBudgetError
+from sedarchive.errors import ArchiveError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
 from sedarchive.history import Finding, RunSource
 from sedarchive.ingest import IngestOptions, check_replaced, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
-from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes, memory_refusal
+from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes
 from sedarchive.preview.model import ModelPlan, plan_model
 from sedarchive.preview.runlogs import LogPlan, look_at_logs
 from sedarchive.preview.strays import PassedOver, passed_over
@@ -91,15 +91,11 @@ def plan_ingest(
     check_replaced(sources, options.replace)
     archived = _archived_steps(archive)
     obstacles = [f"{report.run}: {report.error}" for report in refused]
-    runs, too_large = [], []
+    runs = []
     for source in sources:
         held = archived.get(source.name, ("", ()))
         obstacles += _other_run(source, *held)
-        run, refusal = _plan_run(source, frozenset(held[1]) - {*options.replace}, options, families, progress)
-        runs.append(run)
-        too_large += [refusal] if refusal else []
-    if too_large:
-        obstacles.append(str(max(too_large, key=lambda refusal: refusal.needed)))
+        runs.append(_plan_run(source, frozenset(held[1]) - {*options.replace}, options, families, progress))
     if not any(run.steps for run in runs):
         obstacles.append("no checkpoint can be read: the errors above say why")
     needed = sum(run.disk_bytes for run in runs)
@@ -144,14 +140,13 @@ def _plan_run(
     options: IngestOptions,
     families: Sequence[Family],
     progress: Progress,
-) -> tuple[RunPlan, MemoryBudgetError | None]:
-    """Plan of one run, and why its tensors do not fit into memory if they do not."""
-    survey = survey_run(source, archived, Hints(families=tuple(families)), progress)
+) -> RunPlan:
+    survey = survey_run(source, archived, options, Hints(families=tuple(families)), progress)
     steps = tuple(checkpoint.step for checkpoint in survey.readable)
     logs, metrics, log_findings = look_at_logs(source, options.aliases)
     missing = coverage_findings(steps, metrics)
     held = sum(step in archived for step in steps)
-    run = RunPlan(
+    return RunPlan(
         run=source.name,
         folder=str(source.folder),
         steps=steps,
@@ -163,4 +158,3 @@ def _plan_run(
         disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
         findings=tuple(merged([*source.findings, *survey.findings, *log_findings, *missing])),
     )
-    return run, memory_refusal(survey.slots, options)

@@ -10,8 +10,10 @@ from pathlib import Path
 from sedarchive.errors import HistoryError
 from sedarchive.executor import Progress
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.ingest import IngestOptions
 from sedarchive.inspection import Hints, Inspection, inspect_reader
 from sedarchive.readers import CheckpointReader, open_checkpoint
+from sedarchive.readers.bounds import check_bounds
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class _Headers:
         self._n_new += 1
 
 
-def survey_run(source: RunSource, archived: Collection[int], hints: Hints, progress: Progress) -> Survey:
-    """Open every checkpoint of a run, one after the other.
+def survey_run(
+    source: RunSource, archived: Collection[int], options: IngestOptions, hints: Hints, progress: Progress
+) -> Survey:
+    """Open every checkpoint of a run, one after the other, and refuse those that the ingest would refuse.
 
     Parameters
     ----------
@@ -63,6 +67,8 @@ def survey_run(source: RunSource, archived: Collection[int], hints: Hints, progr
         The run as it was found.
     archived
         Steps that the archive holds already.
+    options
+        As for the ingest itself.
     hints
         What the user tells of the model.
     progress
@@ -72,6 +78,8 @@ def survey_run(source: RunSource, archived: Collection[int], hints: Hints, progr
     for done, checkpoint in enumerate(source.checkpoints, start=1):
         try:
             with _opened(checkpoint) as reader:
+                if checkpoint.step not in archived:
+                    _check(checkpoint, reader, options)
                 headers.add(checkpoint, reader)
         except HistoryError as error:
             headers.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=checkpoint.step))
@@ -83,6 +91,10 @@ def survey_run(source: RunSource, archived: Collection[int], hints: Hints, progr
         newest=_newest(source, headers.readable[-1], hints) if headers.readable else None,
         findings=tuple(headers.findings),
     )
+
+
+def _check(checkpoint: CheckpointSource, reader: CheckpointReader, options: IngestOptions) -> None:
+    check_bounds(checkpoint.path, reader.specs.values(), options.max_mem, options.steps_per_chunk)
 
 
 def _newest(source: RunSource, checkpoint: CheckpointSource, hints: Hints) -> Inspection | None:
