@@ -7,7 +7,7 @@ finding; the rest is ingested.
 """
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
+from sedarchive.modelconfig import config_to_keep, with_checkpoint, with_given
 from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
@@ -42,6 +43,7 @@ from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
+from sedarchive.roles import assign_roles, check_heads
 from sedarchive.sizes import GIB, KIB, MIB, format_size
 from sedarchive.words import counted, few_of
 
@@ -73,6 +75,9 @@ class IngestOptions:
     """Which of the checkpoints found are taken, and what their labels mean."""
     replace: tuple[int, ...] = ()
     """Steps whose source is the right one, though the archive holds other content: it is archived in its place."""
+    heads: int | None = None
+    """Attention heads, kept with the runs for all that is computed later."""
+    kv_heads: int | None = None
 
 
 @dataclass
@@ -218,6 +223,7 @@ class RunIngest:
     def run(self, progress: Progress) -> None:
         """Check what is archived, add what is new, keep logs and findings."""
         new = self._new_checkpoints()
+        self._check_heads(info.spec for info in self._writer.arrays.values())
         total = len(new)
         slot = self._writer.next_slot
         queue = list(new)
@@ -226,6 +232,7 @@ class RunIngest:
                 spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sedarchive-")))
                 opened, queue = self._open_batch(queue, slot, spool, stack)
                 if opened:
+                    self._check_heads(opened[0].reader.specs.values())
                     slot = self._ingest_batch(opened, slot)
             progress(f"ingest {self._source.name}", total - len(queue), total)
         self._keep_logs()
@@ -260,10 +267,24 @@ class RunIngest:
         if metrics or added:
             self._writer.write_metrics([*metrics, *added])
         still = standing(self._writer.findings, self._look, self._writer.steps)
-        config = with_training(source.config, self._writer.config, facts)
-        self._writer.describe(config, [*still, *self.report.findings])
+        self._writer.describe(self._config(facts), [*still, *self.report.findings])
         lacking = coverage_findings(self._writer.steps, [*before, *metrics, *added])
         self.report.findings = merged([*self.report.findings, *lacking])
+
+    def _config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Config to keep: of the model, from the checkpoints, from the user, and facts on the training."""
+        config = with_given(self._model_config(), self._options.heads, self._options.kv_heads)
+        return with_training(config, self._writer.config, facts)
+
+    def _model_config(self) -> dict[str, Any]:
+        return with_checkpoint(config_to_keep(self._source.config, self._writer.config), self._meta)
+
+    def _check_heads(self, specs: Iterable[TensorSpec]) -> None:
+        """Refuse numbers of heads that the user gives and the model cannot have, before anything is written."""
+        heads, kv_heads = self._options.heads, self._options.kv_heads
+        if heads or kv_heads:
+            found = assign_roles({spec.name: spec for spec in specs}, self._model_config(), heads, kv_heads)
+            check_heads(found, heads, kv_heads)
 
     def _note_settings(self, source: CheckpointSource, reader: CheckpointReader) -> None:
         """Remember what a checkpoint says of its training."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from sedarchive.errors import HistoryError
 from sedarchive.families import Family
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.modelconfig import with_checkpoint
 from sedarchive.parts import Part
 from sedarchive.readers import CheckpointReader, find_runs, open_checkpoint
 from sedarchive.readers.folder import weight_files
 from sedarchive.result import Result
-from sedarchive.roles import Architecture, assign_roles
+from sedarchive.roles import Architecture, assign_roles, check_heads
 from sedarchive.sizes import format_size
 from sedarchive.words import counted
 
@@ -168,9 +169,11 @@ def inspect_reader(
     Raises
     ------
     HistoryError
-        If a number of heads is not positive.
+        If a number of heads is not positive, or cannot be that of the model.
     """
-    found = assign_roles(reader.specs, source.config, hints.heads, hints.kv_heads, hints.families)
+    config = with_checkpoint(source.config, reader.meta)
+    found = assign_roles(reader.specs, config, hints.heads, hints.kv_heads, hints.families)
+    check_heads(found, hints.heads, hints.kv_heads)
     return _inspection(source, checkpoint, found, reader)
 
 

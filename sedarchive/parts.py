@@ -169,6 +169,14 @@ def obstacle(split: Split, shape: Shape, heads: Heads) -> str | None:
     return _misfit_of_heads(split, shape, heads)
 
 
+def contradicts(split: Split, shape: Shape, heads: Heads) -> bool:
+    """Whether numbers of heads that are known cannot be those of a fused tensor laid out by heads."""
+    if split.rule not in ("per_head", "sizes", "grouped") or len(shape) not in (1, 2) or heads.query is None:
+        return False
+    is_known = heads.key_value is not None or split.rule == "per_head"
+    return is_known and _misfit_of_heads(split, shape, heads) is not None
+
+
 def _misfit_of_blocks(split: Split, shape: Shape) -> str | None:
     """Why the shape is not one of equal blocks; None if it is."""
     length = shape[_axis(split, shape)]

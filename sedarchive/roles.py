@@ -1,8 +1,8 @@
 """What each tensor of a model is: its layer, its role, and where a fused tensor is cut.
 
 Names and fused layouts are declared by family in ``sedarchive/families``; this
-module reads the number of heads from the config, and ``parts.py`` turns the
-declarations into index arithmetic. Nothing is guessed: a fused tensor whose layout is not
+module looks names up, ``modelconfig.py`` reads the number of heads, and
+``parts.py`` turns the declarations into index arithmetic. Nothing is guessed: a fused tensor whose layout is not
 certain is kept whole, with the reason. It sees names and shapes, never a
 weight.
 """
@@ -16,22 +16,16 @@ from sedarchive.errors import HistoryError
 from sedarchive.families import ROLES, Family, Rule, load_families
 from sedarchive.families.match import Match, match_names, read_index
 from sedarchive.history import TensorSpec
-from sedarchive.parts import MOST_EXPERTS, Heads, Matrix, Part, as_matrix, cut, experts
+from sedarchive.modelconfig import first_value, model_type, read_heads
+from sedarchive.parts import MOST_EXPERTS, Heads, Matrix, Part, as_matrix, contradicts, cut, experts
 from sedarchive.parts import obstacle as find_obstacle
 
-__all__ = ["ATTENTION", "MLP", "ROLES", "Architecture", "Part", "TensorRole", "assign_roles"]
+__all__ = ["ATTENTION", "MLP", "ROLES", "Architecture", "Part", "TensorRole", "assign_roles", "check_heads"]
 
 ATTENTION = ("query", "key", "value", "output")
 MLP = ("gate", "up", "down")
 
 _EXPERT = re.compile(r"(?:^|\.)experts?[._](\d+)(?=\.|$)")
-
-_SECTIONS = ("text_config", "model_args", "model_config", "model", "hyper_parameters", "args", "config")
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_KV_HEADS = (
-    "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "multi_query_group_num", "n_query_groups",
-)  # fmt: skip
-_WIDTH = ("hidden_size", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,8 @@ class TensorRole:
     """Regular expression of that entry."""
     layout: str | None = None
     """How its parts lie, such as ``thirds of the rows``; None if it has none."""
+    contradicts_heads: bool = False
+    """Whether it is kept whole since the numbers of heads do not fit its shape."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +113,9 @@ def assign_roles(
         If ``heads`` or ``kv_heads`` is not positive.
     """
     config = config or {}
-    geometry = _read_heads(config, heads, kv_heads)
+    geometry = read_heads(config, heads, kv_heads)
     shapes = {name: spec.shape for name, spec in specs.items()}
-    family, matches = match_names(shapes, _model_type(config), families)
+    family, matches = match_names(shapes, model_type(config), families)
     roles = {name: _tensor_role(spec, matches[name], geometry) for name, spec in specs.items()}
     return Architecture(
         family=family.name if family else _family_of_names(roles),
@@ -129,6 +125,48 @@ def assign_roles(
         heads=geometry,
         tie_candidates=_tie_candidates(specs, roles),
     )
+
+
+def check_heads(found: Architecture, heads: int | None, kv_heads: int | None) -> None:
+    """Refuse numbers of heads that are not those of a model.
+
+    Parameters
+    ----------
+    found
+        The model's tensors, assigned with these numbers.
+    heads, kv_heads
+        As the user gives them; None where they are not given.
+
+    Raises
+    ------
+    HistoryError
+        If a fused tensor does not divide into them, or no query (key) matrix has a multiple of them as a side.
+    """
+    given = [f"{option} {n}" for option, n in (("--heads", heads), ("--kv-heads", kv_heads)) if n is not None]
+    misfit = next((role for role in found.roles.values() if given and role.contradicts_heads), None)
+    if misfit is not None:
+        raise HistoryError(f"{' '.join(given)} cannot be right: tensor {misfit.tensor} is {misfit.reason}")
+    for option, count, role in (("--heads", heads, "query"), ("--kv-heads", kv_heads, "key")):
+        matrices = list(_matrices_of(found, role))
+        if count is not None and matrices and all(m % count and n % count for _, m, n in matrices):
+            name, m, n = matrices[0]
+            raise HistoryError(
+                f"{option} {count} cannot be right: the {role} matrix {name} is {m} x {n}, and no such matrix of the "
+                f"model has a side that divides into {count} heads; pass the number that the model has, or none"
+            )
+
+
+def _matrices_of(found: Architecture, role: str) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of every matrix of a role; those in stacks of experts apart."""
+    for one in found.roles.values():
+        if one.matrix is None:
+            continue
+        m, n = one.matrix.shape
+        if one.role == role and one.kind == "matrix":
+            yield one.tensor, m, n
+        for part in one.parts:
+            if part.role == role:
+                yield f"{one.tensor}:{part.name}", *((part.length(m), n) if part.axis == 0 else (m, part.length(n)))
 
 
 def _tensor_role(spec: TensorSpec, match: Match, heads: Heads) -> TensorRole:
@@ -154,6 +192,7 @@ def _tensor_role(spec: TensorSpec, match: Match, heads: Heads) -> TensorRole:
         family=match.family,
         pattern=rule.pattern.pattern if rule else None,
         layout=_layout(rule, spec.shape) if rule and parts else None,
+        contradicts_heads=bool(split and not parts and contradicts(split, spec.shape, heads)),
     )
 
 
@@ -210,57 +249,10 @@ def _tie_candidates(specs: Mapping[str, TensorSpec], roles: Mapping[str, TensorR
     )
 
 
-def _read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | None) -> Heads:
-    for option, value in (("--heads", heads), ("--kv-heads", kv_heads)):
-        if value is not None and value < 1:
-            raise HistoryError(f"{option} is {value}; a model has at least one head, pass a positive number")
-    h = heads or _first_count(config, _HEADS)
-    # A config that counts heads and no key-value heads means equally many; a bare --heads does not say that.
-    k = kv_heads or _read_kv_heads(config) or _first_count(config, _HEADS)
-    width = _first_count(config, _WIDTH)
-    d_head = _first_count(config, ("head_dim",)) or (width // h if width and h and width % h == 0 else None)
-    return Heads(h, k, d_head)
-
-
-def _read_kv_heads(config: Mapping[str, Any]) -> int | None:
-    """Count the key-value heads; Falcon's ``multi_query`` means one, unless its new decoder gives a number."""
-    if _first_value(config, "multi_query", bool) and not _first_value(config, "new_decoder_architecture", bool):
-        return 1
-    return _first_count(config, _KV_HEADS)
-
-
 def _read_tie(config: Mapping[str, Any], own: Sequence[Family]) -> bool | None:
-    tied = _first_value(config, "tie_word_embeddings", bool)
+    tied = first_value(config, "tie_word_embeddings", bool)
     if tied is not None:
         return bool(tied)
-    model_type = _model_type(config)
-    family = next((one for one in (*own, *load_families().values()) if model_type in one.model_types), None)
+    told = model_type(config)
+    family = next((one for one in (*own, *load_families().values()) if told in one.model_types), None)
     return family.tied_by_default if family else None
-
-
-def _model_type(config: Mapping[str, Any]) -> str | None:
-    model_type = _first_value(config, "model_type", str)
-    return model_type if isinstance(model_type, str) else None
-
-
-def _first_count(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    """First positive integer under one of the keys, the outer section before the inner ones."""
-    for section in _sections(config):
-        for key in keys:
-            value = section.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-    return None
-
-
-def _first_value(config: Mapping[str, Any], key: str, kind: type) -> object:
-    """First value of this type under the key, the outer section before the inner ones; None if there is none."""
-    return next((section[key] for section in _sections(config) if isinstance(section.get(key), kind)), None)
-
-
-def _sections(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield config
-    for name in _SECTIONS:
-        section = config.get(name)
-        if isinstance(section, Mapping):
-            yield from _sections(section)

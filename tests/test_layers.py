@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
-    {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "roles"},
+    {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "modelconfig", "roles"},
     {"floats", "gram", "rolling", "nulls", "matrix", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
@@ -30,6 +30,9 @@ NEIGHBOURS = {
     ("families", "words"),
     ("families", "history"),
     ("parts", "families"),
+    ("modelconfig", "errors"),
+    ("modelconfig", "parts"),
+    ("roles", "modelconfig"),
     ("roles", "parts"),
     ("roles", "families"),
     ("roles", "history"),

@@ -15,7 +15,9 @@ from sedarchive.cli.common import (
     ArchiveOption,
     ArchOption,
     DatabaseOption,
+    HeadsOption,
     JsonOption,
+    KvHeadsOption,
     MaxMemOption,
     QuietOption,
     StepRegexOption,
@@ -111,6 +113,8 @@ def ingest(
     replace: ReplaceOption = None,
     aliases: AliasesOption = None,
     arch: ArchOption = None,
+    heads: HeadsOption = None,
+    kv_heads: KvHeadsOption = None,
     dry_run: DryRunOption = False,
     workers: WorkersOption = DEFAULT_WORKERS,
     max_mem: MaxMemOption = "512MB",
@@ -142,6 +146,8 @@ def ingest(
             step_pattern=step_regex,
             aliases=read_aliases(aliases) if aliases else Aliases(),
             selection=Selection(steps, every, tuple(include or ()), tuple(exclude or ()), key),
+            heads=heads,
+            kv_heads=kv_heads,
         )
     if dry_run:
         _show_plan(paths, archive, options, arch, json_output, quiet)

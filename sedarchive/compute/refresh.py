@@ -34,7 +34,7 @@ from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetErr
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes, scope_names
-from sedarchive.sweeps.anatomy import Anatomy
+from sedarchive.sweeps.anatomy import Anatomy, check_some_have
 from sedarchive.sweeps.gram_sweep import GramOutcome, sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions
 from sedarchive.sweeps.stored_grams import StoredGrams, gram_key
@@ -59,6 +59,8 @@ def compute(
         If a plan does not fit ``options.max_mem``; nothing was read then.
     UnknownNameError
         If a scope is none, or matches nothing in any run.
+    HistoryError
+        If no run can have as many heads as are given.
     """
     opened = Archive(archive)
     with (
@@ -71,6 +73,7 @@ def compute(
         runs = opened.runs()
         anatomies, refused = anatomies_of(runs, options)
         _check_scopes(options.scopes, anatomies)
+        check_some_have(anatomies, options.heads, options.kv_heads)
         requests = record_requests(tables, options.asked)
         _write_empty_runs(tables, runs)
         _forget_other_runs(tables, opened.run_names)

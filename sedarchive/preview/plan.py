@@ -1,8 +1,9 @@
 """The plan of an ingest: what would be archived and how it is understood, what it costs, and what stops it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sedarchive.archive import Archive
 from sedarchive.audit import merged
@@ -13,6 +14,7 @@ from sedarchive.history import Finding, RunSource
 from sedarchive.ingest import IngestOptions, check_replaced, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
+from sedarchive.modelconfig import heads_given
 from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes
 from sedarchive.preview.model import ModelPlan, plan_model
 from sedarchive.preview.runlogs import LogPlan, look_at_logs
@@ -89,13 +91,15 @@ def plan_ingest(
     """
     sources, refused = find_sources(paths, options)
     check_replaced(sources, options.replace)
-    archived = _archived_steps(archive)
+    archived = _archived(archive)
     obstacles = [f"{report.run}: {report.error}" for report in refused]
     runs = []
     for source in sources:
-        held = archived.get(source.name, ("", ()))
-        obstacles += _other_run(source, *held)
-        runs.append(_plan_run(source, frozenset(held[1]) - {*options.replace}, options, families, progress))
+        held = archived.get(source.name, _NOTHING)
+        obstacles += _other_run(source, held)
+        run, refusal = _plan_run(source, held, options, families, progress)
+        runs.append(run)
+        obstacles += [f"{source.name}: {refusal}"] if refusal else []
     if not any(run.steps for run in runs):
         obstacles.append("no checkpoint can be read: the errors above say why")
     needed = sum(run.disk_bytes for run in runs)
@@ -118,43 +122,58 @@ def _strays(paths: Sequence[Path], sources: Sequence[RunSource], options: Ingest
             yield PassedOver(group.reason, tuple(named)) if paths[1:] else group
 
 
-def _archived_steps(archive: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Source and steps of each run in the archive; {} if there is none that can be read."""
+@dataclass(frozen=True)
+class _Held:
+    """What the archive has of a run."""
+
+    source: str
+    steps: tuple[int, ...]
+    config: Mapping[str, Any]
+
+
+_NOTHING = _Held("", (), {})
+
+
+def _archived(archive: Path) -> dict[str, _Held]:
+    """Runs in the archive; {} if there is none that can be read."""
     try:
-        return {run.name: (str(run.record["source"]), run.steps) for run in Archive(archive).runs()}
+        return {run.name: _Held(str(run.record["source"]), run.steps, run.config) for run in Archive(archive).runs()}
     except ArchiveError:
         return {}
 
 
-def _other_run(source: RunSource, held_from: str, held: Sequence[int]) -> list[str]:
+def _other_run(source: RunSource, held: _Held) -> list[str]:
     """Refusal of a run whose name another one has in the archive."""
-    common = set(held) & {checkpoint.step for checkpoint in source.checkpoints}
-    if not held or common or held_from == str(source.folder):
+    common = set(held.steps) & {checkpoint.step for checkpoint in source.checkpoints}
+    if not held.steps or common or held.source == str(source.folder):
         return []
-    return [f"{source.name}: the archive has a run of this name from {held_from}; name this one with --run NAME"]
+    return [f"{source.name}: the archive has a run of this name from {held.source}; name this one with --run NAME"]
 
 
 def _plan_run(
     source: RunSource,
-    archived: frozenset[int],
+    held: _Held,
     options: IngestOptions,
     families: Sequence[Family],
     progress: Progress,
-) -> RunPlan:
-    survey = survey_run(source, archived, options, Hints(families=tuple(families)), progress)
+) -> tuple[RunPlan, str | None]:
+    """Plan of one run, and why it would be refused if it would be."""
+    archived, given = frozenset(held.steps) - {*options.replace}, heads_given(held.config)
+    hints = Hints(options.heads or given[0], options.kv_heads or given[1], tuple(families))
+    survey = survey_run(source, archived, options, hints, progress)
     steps = tuple(checkpoint.step for checkpoint in survey.readable)
     logs, metrics, log_findings = look_at_logs(source, options.aliases)
     missing = coverage_findings(steps, metrics)
-    held = sum(step in archived for step in steps)
-    return RunPlan(
+    run = RunPlan(
         run=source.name,
         folder=str(source.folder),
         steps=steps,
         unreadable=len(source.checkpoints) - len(steps),
-        archived=held,
+        archived=sum(step in archived for step in steps),
         formats=survey.formats,
         model=plan_model(survey.newest, families) if survey.newest else None,
         logs=tuple(logs),
         disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
         findings=tuple(merged([*source.findings, *survey.findings, *log_findings, *missing])),
     )
+    return run, survey.refusal

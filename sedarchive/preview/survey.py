@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Survey:
     """Stored tensors of those that are not archived yet, and in which of these, counted from 0, each stands."""
     newest: Inspection | None
     """What the last of them holds; None if there is none."""
+    refusal: str | None
+    """Why the run would be refused as a whole: numbers of heads that its model cannot have."""
     findings: tuple[Finding, ...]
     """What was noticed in them, and on each that cannot be opened why."""
 
@@ -84,11 +86,13 @@ def survey_run(
         except HistoryError as error:
             headers.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=checkpoint.step))
         progress(f"look at {source.name}", done, len(source.checkpoints))
+    newest, refusal = _newest(source, headers.readable[-1], hints) if headers.readable else (None, None)
     return Survey(
         readable=tuple(headers.readable),
         formats=tuple(name for name, _ in headers.formats.most_common()),
         slots={spec: tuple(slots) for spec, slots in headers.slots.items()},
-        newest=_newest(source, headers.readable[-1], hints) if headers.readable else None,
+        newest=newest,
+        refusal=refusal,
         findings=tuple(headers.findings),
     )
 
@@ -97,10 +101,13 @@ def _check(checkpoint: CheckpointSource, reader: CheckpointReader, options: Inge
     check_bounds(checkpoint.path, reader.specs.values(), options.max_mem, options.steps_per_chunk)
 
 
-def _newest(source: RunSource, checkpoint: CheckpointSource, hints: Hints) -> Inspection | None:
-    with suppress(HistoryError), _opened(checkpoint) as reader:
-        return inspect_reader(source, checkpoint, reader, hints)
-    return None
+def _newest(source: RunSource, checkpoint: CheckpointSource, hints: Hints) -> tuple[Inspection | None, str | None]:
+    """What a checkpoint holds, or why that cannot be told."""
+    try:
+        with _opened(checkpoint) as reader:
+            return inspect_reader(source, checkpoint, reader, hints), None
+    except HistoryError as error:
+        return None, str(error)
 
 
 @contextmanager

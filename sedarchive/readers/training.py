@@ -21,6 +21,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "beta2": ("adam_beta2", "beta2"),
     "seed": ("seed",),
 }
+_IN_CHECKPOINTS = ("hyper_parameters", "hparams", "config", "cfg", "args")
+"""Settings of a training as a checkpoint holds them: Lightning's, nanoGPT's, Megatron's."""
 _TEXTS = frozenset({"optimizer"})
 _SAME = 1e-6
 _NAME_LIMIT = 80
@@ -30,7 +32,7 @@ def training_facts(source: RunSource, meta: Mapping[str, Any]) -> tuple[dict[str
     """Optimizer, lr (peak), weight_decay, beta1, beta2 and seed of a run, where anything says them.
 
     Asked in turn: config.json, the settings files beside the run, its last checkpoint and its logs, then what the
-    checkpoint itself holds (``hyper_parameters``, ``config``, the optimizer's parameter groups).
+    checkpoint itself holds (``hyper_parameters``, ``config``, ``args``, the optimizer's parameter groups).
 
     Parameters
     ----------
@@ -95,8 +97,8 @@ def checkpoint_settings(
 
 
 def with_training(config: Mapping[str, Any], stored: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Config to keep: that of the model, and under ``training`` what is known of the training by now."""
-    kept = dict(config) or dict(stored)
+    """Config with what is known of the training by now, under ``training``; ``stored`` is the one kept so far."""
+    kept = dict(config)
     known = stored.get("training")
     training = (dict(known) if isinstance(known, Mapping) else {}) | dict(facts)
     return kept | {"training": training} if training else kept
@@ -114,7 +116,7 @@ def _sources(
         except (SedarchiveError, OSError, ValueError, RecursionError) as error:
             detail = f"{path}: it cannot be read as settings of the training ({str(error)[:200]}); passed over"
             findings.append(Finding("unreadable_settings", "info", detail))
-    for key in ("hyper_parameters", "config"):
+    for key in _IN_CHECKPOINTS:
         if isinstance(meta.get(key), Mapping):
             yield f"{key} in the checkpoint", meta[key]
     if isinstance(meta.get("optimizer"), Mapping):  # its rate is that of one step; the peak is where it began

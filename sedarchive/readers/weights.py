@@ -13,7 +13,7 @@ from sedarchive.readers.unpickle import Opaque
 
 _WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
 _META_KEYS = ("iter_num", "iter", "iteration", "step", "global_step", "epoch", "best_val_loss", "val_loss")
-_META_MAPS = ("model_args", "config", "hyper_parameters")
+_META_MAPS = ("model_args", "model_config", "config", "hyper_parameters", "hparams", "args", "cfg")
 _TRAINING = re.compile(r"optim|(^|_)opt(_|$)|sched|scaler|(^|_)rng(_|$)|callbacks|loops|(^|_)amp(_|$)", re.IGNORECASE)
 _RANDOM_STATE = re.compile(r"(^|_)rng(_|$)", re.IGNORECASE)
 _DESCENTS, _DEPTH_LIMIT, _ENTRY_LIMIT = 3, 32, 1_000_000

@@ -8,11 +8,12 @@ from typing import Any
 
 from sedarchive.archive import RunArchive
 from sedarchive.archive.run import AnalysisTensor
+from sedarchive.errors import HistoryError
 from sedarchive.families import Family
 from sedarchive.history import TensorSpec
 from sedarchive.leaves import Leaf
 from sedarchive.plan.grid import TensorLayout
-from sedarchive.roles import Architecture, Part, TensorRole, assign_roles
+from sedarchive.roles import Architecture, Part, TensorRole, assign_roles, check_heads
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def anatomy(
 ) -> Anatomy:
     """Work out roles, ties and leaves of a run from its names, shapes and config.
 
-    Numbers of heads given win over those of the config; ``families`` of the user's own go before the shipped ones.
+    Numbers of heads given win over those that were given to ``ingest``, and these over the config's; ``families`` of
+    the user's own go before the shipped ones.
     """
     tensors = run.tensors
 
@@ -117,6 +119,24 @@ def anatomy(
         for leaf in _leaves(tensor, roles[name], len(run.commits))
     )
     return Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads, families)
+
+
+def check_some_have(anatomies: Sequence[Anatomy], heads: int | None, kv_heads: int | None) -> None:
+    """Refuse numbers of heads that no run can have.
+
+    Raises
+    ------
+    HistoryError
+        If the model of every run contradicts them.
+    """
+    errors = []
+    for one in anatomies:
+        try:
+            check_heads(one.architecture, heads, kv_heads)
+        except HistoryError as error:
+            errors.append(error)
+    if errors and len(errors) == len(anatomies):
+        raise errors[0]
 
 
 def _ties(run: RunArchive, architecture: Architecture) -> dict[str, str]:
