@@ -8,22 +8,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sedarchive.errors import HistoryError
+from sedarchive.families import LENGTHS
 from sedarchive.parts import Heads
 
 _GIVEN, _HELD = "given", "in_checkpoint"
 """Sections for what the user gives to ``ingest``, and for what stands in a checkpoint itself."""
 _SECTIONS = (
     *("text_config", "model_args", "model_config", "model", "hyper_parameters", "hparams", "args", "config", "cfg"),
-    _HELD,
+    *("attn_config", _HELD),
 )
 _IN_CHECKPOINTS = ("model_args", "model_config", "hyper_parameters", "hparams", "args", "config", "cfg")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KV_HEADS = (
-    *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "n_kv_head", "multi_query_group_num"),
-    *("n_query_groups", "num_query_groups"),
+    *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "n_kv_head", "kv_n_heads"),
+    *("multi_query_group_num", "n_query_groups", "num_query_groups"),
 )
 _WIDTH = ("hidden_size", "n_embd", "d_model")
-_COUNTS = (*_HEADS, *_KV_HEADS, *_WIDTH, "head_dim")
+_COUNTS = (*_HEADS, *_KV_HEADS, *_WIDTH, "head_dim", *LENGTHS)
 _FLAGS = ("multi_query", "new_decoder_architecture", "tie_word_embeddings")
 _DEEPEST = 4
 """Sections inside each other that are looked at; a config is a file that nobody vouches for."""
@@ -54,7 +55,8 @@ def read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | Non
     k = kv_heads or given[1] or _read_kv_heads(config) or first_count(config, _HEADS)
     width = first_count(config, _WIDTH)
     d_head = first_count(config, ("head_dim",)) or (width // h if width and h and width % h == 0 else None)
-    return Heads(h, k, d_head)
+    lengths = {name: length for name in LENGTHS if (length := first_count(config, (name,))) is not None}
+    return Heads(h, k, d_head, lengths)
 
 
 def heads_given(config: Mapping[str, Any]) -> tuple[int | None, int | None]:

@@ -4,7 +4,8 @@ A layout that a family declares, the shape of the tensor and the numbers of
 heads give :class:`Part` objects; what does not fit gives a reason instead.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from sedarchive.families import Split
@@ -53,6 +54,8 @@ class Heads:
     query: int | None
     key_value: int | None
     d_head: int | None
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    """Of :data:`sedarchive.families.LENGTHS` those that the config tells."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,11 @@ def _layout(split: Split, shape: Shape, heads: Heads) -> tuple[int, tuple[int, .
             return h, equal
         case "alternate":
             return shape[_axis(split, shape)] // len(split.parts), equal
+        case "quarters":
+            return 4, equal
+        case "lengths":
+            units = tuple(heads.lengths[name] for name in split.lengths)
+            return shape[_axis(split, shape)] // sum(units), units
         case "sizes":
             return 1, tuple({"query": h}.get(part, k) for part in split.parts)
         case "grouped":
@@ -160,8 +168,12 @@ def obstacle(split: Split, shape: Shape, heads: Heads) -> str | None:
         return f"{fused}, stacked in {len(shape)} dimensions; kept whole"
     if split.rule == "unknown":
         return f"{fused} of a layout that names and shape do not tell; kept whole: a family file would tell it"
-    if split.rule in ("thirds", "halves", "alternate"):
+    if split.rule == "shared":
+        return f"what {' and '.join(split.parts)} are made from, kept whole: no part of it is of one alone"
+    if split.rule in ("thirds", "halves", "quarters", "alternate"):
         return _misfit_of_blocks(split, shape)
+    if split.rule == "lengths":
+        return _misfit_of_lengths(split, shape, heads)
     if heads.query is None:
         return f"{fused}, laid out by heads; kept whole, heads unknown: pass --heads N"
     if heads.key_value is None and split.rule != "per_head":
@@ -171,18 +183,37 @@ def obstacle(split: Split, shape: Shape, heads: Heads) -> str | None:
 
 def contradicts(split: Split, shape: Shape, heads: Heads) -> bool:
     """Whether numbers of heads that are known cannot be those of a fused tensor laid out by heads."""
-    if split.rule not in ("per_head", "sizes", "grouped") or len(shape) not in (1, 2) or heads.query is None:
+    if len(shape) not in (1, 2) or heads.query is None:
         return False
-    is_known = heads.key_value is not None or split.rule == "per_head"
-    return is_known and _misfit_of_heads(split, shape, heads) is not None
+    if split.rule == "lengths":
+        return heads.lengths.keys() >= {*split.lengths} and _misfit_of_lengths(split, shape, heads) is not None
+    is_told = split.rule == "per_head" or (split.rule in ("sizes", "grouped") and heads.key_value is not None)
+    return is_told and _misfit_of_heads(split, shape, heads) is not None
 
 
 def _misfit_of_blocks(split: Split, shape: Shape) -> str | None:
     """Why the shape is not one of equal blocks; None if it is."""
     length = shape[_axis(split, shape)]
-    if length and length % len(split.parts) == 0:
+    blocks = len(split.parts) * (4 if split.rule == "quarters" else 1)
+    if length and length % blocks == 0:
         return None
-    return f"{_whole(split, shape)}, which is no multiple of {len(split.parts)}"
+    return f"{_whole(split, shape)}, which is no multiple of {blocks}"
+
+
+def _misfit_of_lengths(split: Split, shape: Shape, heads: Heads) -> str | None:
+    """Why parts of unequal lengths cannot be told; None if they can."""
+    missing = [name for name in split.lengths if name not in heads.lengths]
+    if missing:
+        named = f"of lengths that only a config tells ({', '.join(missing)})"
+        return (
+            f"fused {', '.join(split.parts)}, {named}; kept whole: put the model's config.json beside the checkpoints"
+        )
+    length, period = shape[_axis(split, shape)], sum(heads.lengths[name] for name in split.lengths)
+    repeats, rest = divmod(length, period)
+    if rest or not repeats or heads.query not in (None, repeats):
+        assumed = "heads" if heads.query is None else f"{heads.query} heads"
+        return f"{_whole(split, shape)}, which does not divide into {assumed} of {period}; check the config and --heads"
+    return None
 
 
 def _misfit_of_heads(split: Split, shape: Shape, heads: Heads) -> str | None:

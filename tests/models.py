@@ -38,6 +38,18 @@ def falcon(new, multi, kv_heads):
     }  # fmt: skip
 
 
+LATENT = {
+    **SIZES, "kv_lora_rank": 6, "q_lora_rank": 7, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 3,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 0,
+    "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+DBRX = {
+    **TOKENS, "d_model": WIDTH, "n_heads": 6, "n_layers": 1, "max_seq_len": 16,
+    "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 1000.0},
+    "ffn_config": {"ffn_hidden_size": HIDDEN, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH},
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Kind:
     """How to build one model."""
@@ -118,6 +130,45 @@ KINDS = {
     "qwen3_moe": Kind("qwen3_moe", {**MOE, "num_experts": 4, "head_dim": 2}, "Qwen3MoeForCausalLM", "llama_moe"),
     "olmoe": Kind("olmoe", {**MOE, "num_experts": 4}, "OlmoeForCausalLM", "llama_moe"),
     "gpt_oss": Kind("gpt_oss", {**MOE, "num_local_experts": 4, "head_dim": 2}, "GptOssForCausalLM", "gpt_oss"),
+    "gpt_bigcode": Kind("gpt_bigcode", {**OLD, "n_positions": 16}, "GPTBigCodeForCausalLM", "gpt_bigcode"),
+    "gpt_bigcode_by_head": Kind(
+        "gpt_bigcode", {**OLD, "n_positions": 16, "multi_query": False}, "GPTBigCodeForCausalLM", "gpt_bigcode"
+    ),
+    "gptj": Kind("gptj", {**OLD, "n_positions": 16, "rotary_dim": 2}, "GPTJForCausalLM", "gptj"),
+    "gpt_neo": Kind(
+        "gpt_neo",
+        {
+            **TOKENS,
+            "hidden_size": WIDTH,
+            "num_layers": 1,
+            "num_heads": 6,
+            "attention_types": [[["global"], 1]],
+            "intermediate_size": HIDDEN,
+            "max_position_embeddings": 16,
+        },
+        "GPTNeoForCausalLM",
+        "gpt_neo",
+    ),
+    "codegen": Kind(
+        "codegen",
+        {**TOKENS, "n_embd": 16, "n_layer": 1, "n_head": 8, "n_positions": 16, "n_ctx": 16, "rotary_dim": 2},
+        "CodeGenForCausalLM",
+        "codegen",
+    ),
+    "mpt": Kind(
+        "mpt", {**TOKENS, "d_model": WIDTH, "n_heads": 6, "n_layers": 1, "max_seq_len": 16}, "MptForCausalLM", "mpt"
+    ),
+    "phi": Kind("phi", GROUPED, "PhiForCausalLM", "phi"),
+    "persimmon": Kind("persimmon", {**SIZES, "qk_layernorm": False}, "PersimmonForCausalLM", "persimmon"),
+    "stablelm": Kind("stablelm", GROUPED, "StableLmForCausalLM", "llama"),
+    "starcoder2": Kind("starcoder2", GROUPED, "Starcoder2ForCausalLM", "starcoder2"),
+    "cohere": Kind("cohere", GROUPED, "CohereForCausalLM", "cohere"),
+    "cohere2": Kind("cohere2", GROUPED, "Cohere2ForCausalLM", "cohere"),
+    "glm4": Kind("glm4", {**GROUPED, "head_dim": 2}, "Glm4ForCausalLM", "glm"),
+    "deepseek_v2": Kind("deepseek_v2", LATENT, "DeepseekV2ForCausalLM", "deepseek"),
+    "deepseek_v2_lite": Kind("deepseek_v2", {**LATENT, "q_lora_rank": None}, "DeepseekV2ForCausalLM", "deepseek"),
+    "deepseek_v3": Kind("deepseek_v3", LATENT, "DeepseekV3ForCausalLM", "deepseek"),
+    "dbrx": Kind("dbrx", DBRX, "DbrxForCausalLM", "dbrx"),
     "mamba": Kind(
         "mamba", {**TOKENS, "hidden_size": WIDTH, "num_hidden_layers": 1, "state_size": 4}, "MambaForCausalLM", "mamba"
     ),
@@ -220,11 +271,34 @@ def watch(model, modules=()):
     handles = [
         model.get_submodule(name).register_forward_pre_hook(partial(_note, seen.inputs, name)) for name in modules
     ]
-    with mock.patch.object(functional, "scaled_dot_product_attention", record), torch.no_grad():
+    with (
+        mock.patch.object(functional, "scaled_dot_product_attention", record),
+        mock.patch.object(torch, "matmul", _Products(seen.attended)),
+        torch.no_grad(),
+    ):
         model(**_inputs(model))
     for handle in handles:
         handle.remove()
     return seen
+
+
+class _Products:
+    """``torch.matmul`` that notes attention written out: queries times keys, then weights times values."""
+
+    def __init__(self, attended):
+        self._attended, self._scores, self._matmul = attended, None, torch.matmul
+
+    def __call__(self, left, right):
+        result = self._matmul(left, right)
+        if left.ndim != 4 or right.ndim != 4:
+            return result
+        if self._scores is None:
+            self._scores = left, right.transpose(-1, -2)
+        else:
+            call = (*self._scores, right, result)
+            self._attended.append([tensor.detach().double().numpy() for tensor in call])
+            self._scores = None
+        return result
 
 
 def _note(seen, name, _, given):

@@ -31,6 +31,7 @@ NEIGHBOURS = {
     ("families", "history"),
     ("parts", "families"),
     ("modelconfig", "errors"),
+    ("modelconfig", "families"),
     ("modelconfig", "parts"),
     ("roles", "modelconfig"),
     ("roles", "parts"),

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from sedarchive.roles import assign_roles
 
 QKV = ("query", "key", "value")
-WITHOUT_CALLS = {"bloom", "gemma2", "gpt_oss", "mamba"}  # these compute attention, if any, by themselves
+LATENT = {"deepseek_v2", "deepseek_v2_lite", "deepseek_v3"}  # part of their keys is rotary and made elsewhere
+WITHOUT_CALLS = {"bloom", "mamba"}  # these compute attention, if any, by themselves
 ATTENDING = sorted(set(KINDS) - WITHOUT_CALLS)
 
 
@@ -28,6 +29,7 @@ def saved(model, folder):
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
+SHARED = "what key and value are made from, kept whole: no part of it is of one alone"
 REASONS = (
     "head on top of the blocks",
     "layer between the blocks and the head",
@@ -39,6 +41,7 @@ REASONS = (
     "convolution of a state space mixer, looked at as outputs x (inputs x kernel)",
     "state space mixer: neither attention nor MLP",
     "logit of each head's attention sink",
+    SHARED,
 )
 
 
@@ -63,14 +66,15 @@ def test_parts_hold_every_element_once_and_no_fused_tensor_is_left_whole(name):
     model = build(name)
     found = roles_of(model)
     for role in found.roles.values():
-        assert not role.contains or role.parts, role.reason
+        assert not role.contains or role.parts or role.reason == SHARED, role.reason
         if role.parts:
             shape = tuple(model.state_dict()[role.tensor].shape)
             assert (sum(indices(part, shape).astype(int) for part in role.parts) == 1).all()
 
 
-@pytest.mark.parametrize("name", ATTENDING)
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("name", "at"), [(name, at) for name in ATTENDING for at in range(3) if at != 1 or name not in LATENT]
+)
 def test_what_is_zeroed_by_its_role_is_zero_in_attention_and_the_others_are_not(name, at):
     model = build(name)
     found = roles_of(model)
@@ -84,6 +88,62 @@ def test_what_is_zeroed_by_its_role_is_zero_in_attention_and_the_others_are_not(
         assert all(call[other].any() for other in range(3) if other != at)
     for other in set(range(3)) - {at}:  # later calls see what the first ones changed
         np.testing.assert_array_equal(after[0][other], before[0][other])
+
+
+@pytest.mark.parametrize("name", sorted(LATENT))
+def test_keys_made_from_a_latent_are_zero_but_for_their_rotary_part(name):
+    model = build(name)
+    found = roles_of(model)
+    length = model.config.qk_nope_head_dim
+    ((queries, keys, values, _),) = watch(model).attended
+    with zeroed(model, found, "key"):
+        ((queries_after, keys_after, values_after, _),) = watch(model).attended
+    assert keys[..., :length].all()
+    assert not keys_after[..., :length].any()
+    np.testing.assert_array_equal(keys_after[..., length:], keys[..., length:])
+    np.testing.assert_array_equal(queries_after, queries)
+    np.testing.assert_array_equal(values_after, values)
+
+
+@pytest.mark.parametrize("name", sorted(LATENT))
+def test_what_keys_and_values_are_both_made_from_is_kept_whole_and_counts_as_both(name):
+    model = build(name)
+    (shared,) = (role for role in roles_of(model).roles.values() if role.reason == SHARED)
+    assert (shared.parts, shared.contains) == ((), ("key", "value"))
+    with torch.no_grad():
+        model.get_parameter(shared.tensor).zero_()
+    ((queries, keys, values, _),) = watch(model).attended
+    assert queries.any()
+    assert not keys.any()
+    assert not values.any()
+
+
+def test_lengths_that_no_config_tells_or_that_do_not_fit_leave_keys_and_values_together():
+    model = build("deepseek_v3")
+    name, config = "model.layers.0.self_attn.kv_b_proj.weight", model.config.to_dict()
+    state = specs_of(model.state_dict())
+    without = assign_roles(state).roles[name]
+    assert (without.parts, without.contains) == ((), ("key", "value"))
+    assert "qk_nope_head_dim, v_head_dim" in without.reason
+    assert "config.json" in without.reason
+    for wrong in ({"v_head_dim": 5}, {"num_attention_heads": 3}):
+        role = assign_roles(state, config | wrong).roles[name]
+        assert role.parts == ()
+        assert "does not divide into" in role.reason
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_without_heads_a_tensor_laid_out_by_heads_is_kept_whole_and_says_what_to_pass(name):
+    model = build(name)
+    state = specs_of(model.state_dict())
+    told = assign_roles(state, model.config.to_dict())
+    bare = assign_roles(state, {"model_type": model.config.model_type})
+    assert bare.family == told.family
+    for role in bare.roles.values():
+        if role.parts != told.roles[role.tensor].parts:
+            assert role.parts == () or all(part.row is not None for part in role.parts)
+            assert "kept whole" in role.reason
+            assert "pass --heads N" in role.reason or "config.json" in role.reason
 
 
 def modules_of(found, role):
@@ -103,7 +163,8 @@ def test_the_output_projection_is_what_takes_the_result_of_attention(name):
         assert any(np.allclose(given.reshape(-1), result.reshape(-1), rtol=1e-4, atol=1e-5) for result in close)
 
 
-EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"}
+STACKED = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", *LATENT}
+EXPERTS = {*STACKED, "gpt_oss", "dbrx"}
 
 
 @pytest.mark.parametrize("role", ["gate", "up"])
@@ -175,7 +236,7 @@ def test_embedding_and_head_are_what_the_model_says_they_are(name):
 # Experts.
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("name", sorted(STACKED))
 def test_the_parts_of_a_stack_are_the_experts_of_the_file(name, tmp_path):
     model = build(name)
     memory, file = model.state_dict(), saved(model, tmp_path)
@@ -184,6 +245,7 @@ def test_the_parts_of_a_stack_are_the_experts_of_the_file(name, tmp_path):
         (role.layer, part.row, part.role): kept(part, memory[role.tensor].numpy())
         for role in stacked.roles.values()
         for part in role.parts
+        if part.row is not None
     }
     written = {
         (role.layer, role.expert, role.role): file[role.tensor].numpy()
@@ -217,13 +279,28 @@ def silu(x, slope=1.0):
     return x / (1 + np.exp(-slope * x))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("name", sorted(STACKED))
 def test_an_expert_computes_with_its_gate_up_and_down(name):
     model = build(name)
     x = np.random.default_rng(0).standard_normal((3, 12))
     parts = parts_of_expert(model, 2)
     expected = (silu(x @ parts["gate"].T) * (x @ parts["up"].T)) @ parts["down"].T
     np.testing.assert_allclose(one_expert(model, 2, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_experts_of_dbrx_lie_one_below_the_other_in_the_matrices_of_their_roles():
+    model = build("dbrx")
+    module = model.transformer.blocks[0].ffn.experts
+    state = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    experts = {role.role: role for role in roles_of(model).roles.values() if ".experts." in role.tensor}
+    assert sorted(experts) == ["down", "gate", "up"]
+    assert all("one below the other" in role.reason and role.parts == () for role in experts.values())
+    x = np.random.default_rng(0).standard_normal((3, 12))
+    gate, up, down = (state[experts[role].tensor].reshape(4, 20, 12)[2] for role in ("gate", "up", "down"))
+    with torch.no_grad():
+        chosen = torch.full((3, 1), 2)
+        found = module(torch.from_numpy(x).float(), chosen, torch.ones(3, 1)).double().numpy().reshape(3, 12)
+    np.testing.assert_allclose(found, (silu(x @ gate.T) * (x @ up.T)) @ down, rtol=1e-4, atol=1e-4)
 
 
 def test_an_expert_of_gpt_oss_has_gate_and_up_in_alternating_columns():

@@ -137,7 +137,11 @@ def test_names_of_nanogpt_under_another_model_type_are_not_cut_as_nanogpt_cuts()
     name = "transformer.h.0.attn.c_attn.weight"
     shapes = {name: (24, 8), "transformer.h.0.mlp.c_fc.weight": (32, 8), "transformer.wte.weight": (11, 8)}
     assert [part.name for part in assign_roles(specs(shapes)).roles[name].parts] == ["query", "key", "value"]
-    role = assign_roles(specs(shapes), {"model_type": "gpt_bigcode", "n_head": 2}).roles[name]
+    by_heads = assign_roles(specs(shapes), {"model_type": "gpt_bigcode", "n_head": 2}).roles[name]
+    assert [(part.name, part.period, part.start) for part in by_heads.parts] == [
+        ("query", 12, 0), ("key", 12, 4), ("value", 12, 8)
+    ]  # fmt: skip
+    role = assign_roles(specs(shapes), {"model_type": "of_another", "n_head": 2}).roles[name]
     assert role.parts == ()
     assert role.reason
 

@@ -27,7 +27,7 @@ names are matched.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -43,11 +43,16 @@ ROLES = (
 )  # fmt: skip
 """What a tensor does in a transformer; ``other`` is everything else."""
 
-SPLITS = ("thirds", "halves", "alternate", "sizes", "per_head", "grouped", "unknown")
+SPLITS = ("thirds", "halves", "quarters", "alternate", "sizes", "per_head", "grouped", "lengths", "shared", "unknown")
 """Layouts of a fused tensor along one axis, for h query heads, k key-value heads and g = h / k:
-``thirds``, ``halves``: equal blocks, one a part; ``alternate``: index by index; ``sizes``: blocks of h, k and k heads;
+``thirds``, ``halves``: equal blocks, one a part; ``quarters``: four times equal blocks, one a part; ``alternate``:
+index by index; ``sizes``: blocks of h, k and k heads;
 ``per_head``: the parts alternate head by head; ``grouped``: k groups of g query heads, a key and a value head;
-``unknown``: the shape does not tell, the tensor is kept whole."""
+``lengths``: head by head, parts of unequal lengths, which the config tells; ``shared``: what all parts are made from,
+kept whole; ``unknown``: the shape does not tell, the tensor is kept whole."""
+
+LENGTHS = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+"""Entries of a config that a split by ``lengths`` may name."""
 
 SHAPES = ("vector", "matrix", "tall", "wide", "mask", "stack", "kernel")
 """``vector``: 0-D or 1-D; ``matrix``: 2-D; ``tall``, ``wide``: 2-D with rows = 3 columns, columns = 3 rows;
@@ -72,6 +77,8 @@ class Split:
     """Axis of the matrix: 0 rows, 1 columns. A fused bias has axis 0."""
     parts: tuple[str, ...]
     """Roles of the parts, in the order in which they lie."""
+    lengths: tuple[str, ...] = ()
+    """Of :data:`LENGTHS` one a part, for the rule ``lengths``."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +237,10 @@ def _rule(entry: dict[str, Any], block: str) -> Rule:
     )
 
 
-def _split(rule: str, parts: list[str], axis: int = 0) -> Split:
+def _split(rule: str, parts: list[str], axis: int = 0, lengths: Sequence[str] = ()) -> Split:
     _check(rule, SPLITS, "split rule")
+    for length in lengths:
+        _check(length, LENGTHS, "length in a config")
     for part in parts:
         _check(part, ROLES, "role")
     if axis not in (0, 1):
@@ -240,9 +249,11 @@ def _split(rule: str, parts: list[str], axis: int = 0) -> Split:
         raise ValueError(f"a split needs two or more different parts, not {parts}")
     if len(parts) != {"thirds": 3, "halves": 2}.get(rule, len(parts)):
         raise ValueError(f"the rule {rule} does not split into {len(parts)} parts: {parts}")
+    if len(lengths) != (len(parts) if rule == "lengths" else 0):
+        raise ValueError(f"the rule {rule} with parts {parts} does not go with the lengths {list(lengths)}")
     if rule in ("sizes", "grouped") and sorted(parts) != ["key", "query", "value"]:
         raise ValueError(f"the rule {rule} splits into query, key and value, not {parts}")
-    return Split(rule, axis, tuple(parts))
+    return Split(rule, axis, tuple(parts), tuple(lengths))
 
 
 def _check(word: str, allowed: tuple[str, ...], what: str) -> None:
