@@ -80,7 +80,8 @@ def list_families(json_output: JsonOption = False) -> None:
 
     families = load_families().values()
     if json_output:
-        write_json([{"name": one.name, "model_types": one.model_types, "entries": len(one.rules)} for one in families])
+        keys = ("name", "model_types", "evidence")
+        write_json([{key: getattr(one, key) for key in keys} | {"entries": len(one.rules)} for one in families])
         return
     rows = [(one.name, ", ".join(one.model_types) or None, len(one.rules)) for one in families]
     write_result(

@@ -6,6 +6,7 @@ To add a family, put a file beside this one, or give it as ``--arch FILE``::
     model_types = ["gpt2"]           # the config's ``model_type`` that means this family
     tied_by_default = true           # head tied to the embedding if the config is silent (may be left out)
     needs_model_type = false         # true: names alone do not tell it from a sibling (may be left out)
+    evidence = "..."                 # what its layout rests on, where transformers has no such model (may be left out)
     yields_to_model_type = false     # true: a config that names another model type rules it out (may be left out)
     block = '(?:.*?\.)?h\.(?P<layer>\d+)\.'   # what precedes the tensors of a layer
 
@@ -111,6 +112,8 @@ class Family:
     tied_by_default: bool | None = None
     needs_model_type: bool = False
     yields_to_model_type: bool = False
+    evidence: str = ""
+    """What its layout rests on, where it is not the forward pass of a model of transformers."""
 
 
 def has_shape(shape: tuple[int, ...], kind: str) -> bool:
