@@ -32,7 +32,7 @@ from sedarchive.comparison import Archived, compare, digests_of
 from sedarchive.errors import ArchiveError, HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
-from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource
+from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
 from sedarchive.modelconfig import config_to_keep, with_checkpoint, with_given
 from sedarchive.plan.grid import chunk_grid
