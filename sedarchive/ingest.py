@@ -39,6 +39,7 @@ from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
+from sedarchive.readers.adapters import without_contradiction
 from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
@@ -277,7 +278,8 @@ class RunIngest:
         return with_training(config, self._writer.config, facts)
 
     def _model_config(self) -> dict[str, Any]:
-        return with_checkpoint(config_to_keep(self._source.config, self._writer.config), self._meta)
+        given = without_contradiction(self._source.config, self._writer.config)
+        return with_checkpoint(config_to_keep(given, self._writer.config), self._meta)
 
     def _check_heads(self, specs: Iterable[TensorSpec]) -> None:
         """Refuse numbers of heads that the user gives and the model cannot have, before anything is written."""

@@ -1,6 +1,7 @@
 """Leaves and scopes: the logical matrices of a run, and the groups of them that users name.
 
-A *leaf* is one logical matrix (a part of a fused tensor, or a whole tensor). A
+A *leaf* is one logical matrix (a part of a fused tensor, a whole tensor, or the product of the two factors of an
+adapter). A
 *scope* is a set of leaves; since Gram matrices add, a scope costs a sum.
 Tied tensors are counted once; buffers and integers are no leaves.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from sedarchive.errors import UnknownNameError
+from sedarchive.lowrank.products import Product
 from sedarchive.roles import ATTENTION, MLP, ROLES, Part
 from sedarchive.words import did_you_mean
 
@@ -24,6 +26,7 @@ class Leaf:
     name: str
     """``tensor`` or ``tensor:part``."""
     tensor: str
+    """Name of its tensor, or of the product that it is."""
     part: Part | None
     layer: int | None
     role: str
@@ -37,6 +40,15 @@ class Leaf:
     """Whether every checkpoint of the run has it; grouped scopes hold only such leaves."""
     blocks: int = 1
     """Matrices of equal size that its elements are, one after the other, and that stand side by side in it."""
+    product: Product | None = None
+    """Two factors whose product it is; None if it is stored as it is."""
+    factor_of: str | None = None
+    """Product that stands for it in grouped scopes."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Tensors that it is made of."""
+        return self.product.factors if self.product else (self.tensor,)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,11 @@ class Scope:
         return Scope(self.name, tuple(leaf for leaf in self.leaves if leaf.shape is not None), self.incomplete)
 
     @property
+    def has_products(self) -> bool:
+        """Whether a leaf of it is a product."""
+        return any(leaf.product for leaf in self.leaves)
+
+    @property
     def n_elements(self) -> int:
         """Parameters in the scope (p of the papers)."""
         return sum(leaf.n_elements for leaf in self.leaves)
@@ -75,8 +92,7 @@ def resolve_scopes(request: str, leaves: Sequence[Leaf]) -> list[Scope]:
     name, _, globs = request.partition("=")
     if globs:
         _check_own_name(name, request)
-        patterns = globs.split(",")
-        return _nonempty([Scope(name, _pick(leaves, lambda leaf: _matches(leaf, patterns)))])
+        return _nonempty([Scope(name, _pick_named(leaves, globs.split(",")))])
     kind, _, value = request.partition(":")
     resolver = _RESOLVERS.get(kind)
     if resolver is None or (kind in _FIXED) == bool(value):
@@ -112,8 +128,15 @@ def _nonempty(scopes: Iterable[Scope]) -> list[Scope]:
 
 
 def _pick(leaves: Sequence[Leaf], keep: Callable[[Leaf], bool]) -> tuple[Leaf, ...]:
-    """Complete leaves that qualify: a tensor absent at some step would end every group."""
-    return tuple(leaf for leaf in leaves if leaf.complete and keep(leaf))
+    """Complete leaves that qualify, products for their factors: a tensor absent at some step would end every group."""
+    return tuple(leaf for leaf in leaves if leaf.complete and leaf.factor_of is None and keep(leaf))
+
+
+def _pick_named(leaves: Sequence[Leaf], patterns: Sequence[str]) -> tuple[Leaf, ...]:
+    """Complete leaves that globs name: factors too, unless their product is named with them."""
+    named = [leaf for leaf in leaves if leaf.complete and _matches(leaf, patterns)]
+    products = {leaf.tensor for leaf in named if leaf.product}
+    return tuple(leaf for leaf in named if leaf.factor_of not in products)
 
 
 def _matches(leaf: Leaf, patterns: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
     {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "modelconfig", "roles"},
-    {"floats", "gram", "rolling", "nulls", "matrix", "leaves", "inference", "lifecycle"},
+    {"floats", "gram", "rolling", "nulls", "matrix", "lowrank", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
     {"executor", "cluster", "audit", "batches", "comparison", "freshness"},
@@ -43,6 +43,9 @@ NEIGHBOURS = {
     ("nulls", "rolling"),
     ("inference", "rolling"),
     ("lifecycle", "inference"),
+    ("lowrank", "gram"),
+    ("lowrank", "matrix"),
+    ("leaves", "lowrank"),
     ("tables", "render"),
     ("preview", "inspection"),
     ("recipes", "tables"),

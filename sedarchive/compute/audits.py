@@ -54,8 +54,9 @@ class Audit:
 
     @cached_property
     def leaves(self) -> list[Leaf]:
-        """Leaves whose Gram matrices are stored."""
-        return [leaf for leaf in self._parts.leaves if self._stored.is_done(leaf)] if self._stored.exists else []
+        """Leaves whose Gram matrices are stored; products are left out, since what they are made of is audited."""
+        leaves = [leaf for leaf in self._parts.leaves if not leaf.product]
+        return [leaf for leaf in leaves if self._stored.is_done(leaf)] if self._stored.exists else []
 
     @property
     def key(self) -> str:

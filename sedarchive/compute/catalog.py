@@ -102,7 +102,7 @@ def _tensor_rows(anatomy: Anatomy, findings: Sequence[Finding]) -> Columns:
     tensors = list(anatomy.tensors.values())
     unreadable = {one.tensor: f"cannot be read: {one.detail}" for one in findings if one.check_name == UNREADABLE}
     roles = [anatomy.roles[tensor.name] for tensor in tensors]
-    return {
+    rows: Columns = {
         "tensor": [tensor.name for tensor in tensors],
         "shape": ["x".join(map(str, tensor.spec.shape)) for tensor in tensors],
         "dtype": [" then ".join(tensor.dtypes) for tensor in tensors],
@@ -112,6 +112,28 @@ def _tensor_rows(anatomy: Anatomy, findings: Sequence[Finding]) -> Columns:
         "kind": [role.kind for role in roles],
         "tied_to": [anatomy.tied_to.get(tensor.name) for tensor in tensors],
         "skipped_reason": [unreadable.get(one.name) or anatomy.skipped_reason(one.name) for one in tensors],
+    }
+    products = _product_rows(anatomy, unreadable)
+    return {name: [*column, *products[name]] for name, column in rows.items()}
+
+
+def _product_rows(anatomy: Anatomy, unreadable: Mapping[str | None, str]) -> Columns:
+    """Rows of the products among the tensors: no such tensor is stored."""
+    products = anatomy.products.formed
+    roles = [anatomy.product_roles[one.name] for one in products]
+    described = [
+        "; ".join(filter(None, (one.describe(), role.reason))) for one, role in zip(products, roles, strict=True)
+    ]
+    return {
+        "tensor": [one.name for one in products],
+        "shape": ["x".join(map(str, one.shape)) for one in products],
+        "dtype": [None for _ in products],
+        "n_elements": [one.n_elements for one in products],
+        "layer": [role.layer for role in roles],
+        "role": [role.role for role in roles],
+        "kind": ["matrix" for _ in products],
+        "tied_to": [None for _ in products],
+        "skipped_reason": [unreadable.get(one.name) or text for one, text in zip(products, described, strict=True)],
     }
 
 

@@ -32,7 +32,7 @@ class RunPlan:
     @property
     def reads_weights(self) -> bool:
         """Whether there is anything to sweep."""
-        return bool(self.gram.tasks or (self.spectra and self.spectra.tasks))
+        return bool(self.gram.n_tasks or (self.spectra and self.spectra.tasks))
 
     def summary(self) -> dict[str, str | int]:
         """Numbers for people, by name."""
@@ -40,7 +40,7 @@ class RunPlan:
         return {
             "run": self.run,
             "gram_reads": format_size(self.gram.read_bytes),
-            "gram_tasks": len(self.gram.tasks),
+            "gram_tasks": self.gram.n_tasks,
             "decodes_per_chunk": self.gram.decodes_per_chunk,
             "spectra_reads": format_size(self.spectra.read_bytes if self.spectra else 0),
             "spectra_tasks": len(self.spectra.tasks) if self.spectra else 0,

@@ -67,13 +67,15 @@ def refresh_projections(
         return 0
     turns.end()
     todo = [scope for scope in scopes if any(name == scope.name for name, _ in work.pairs)]
+    stored_as_such = [scope for scope in todo if not scope.has_products]
     rows: list[Columns] = []
-    if todo:
+    projected: dict[str, Floats] = {}
+    if stored_as_such:
         options = ProjectionOptions(max(request.dimensions), request.seeds, request.max_mem)
-        projected = sweep_projections(anatomy, todo, options, executor, progress)
-        for scope in todo:
-            sizes = [size for name, size in work.pairs if name == scope.name]
-            rows += [_scope_rows(stored, scope, size, request, projected[scope.name]) for size in sizes]
+        projected = sweep_projections(anatomy, stored_as_such, options, executor, progress)
+    for scope in todo:
+        sizes = [size for name, size in work.pairs if name == scope.name]
+        rows += [_scope_rows(stored, scope, size, request, projected.get(scope.name)) for size in sizes]
     keyed.write(turns.database, work, {TABLE: [concatenated(rows)]}, started, stored.key)
     return len(work.keys)
 
@@ -90,12 +92,14 @@ def _wanted(
     }
 
 
-def _scope_rows(stored: StoredGrams, scope: Scope, size: int, request: ProjectionRequest, projected: Floats) -> Columns:
+def _scope_rows(
+    stored: StoredGrams, scope: Scope, size: int, request: ProjectionRequest, projected: Floats | None
+) -> Columns:
     """Rows of one scope and window size: for every dimension, seed and quantity."""
     gram = stored.gram(scope)
     updates = None if gram.full is None else gram.updates(0, gram.n_updates)
-    if updates is None or not np.isfinite(updates).all():
-        status = "banded" if updates is None else "nonfinite"
+    if projected is None or updates is None or not np.isfinite(updates).all():
+        status = "products" if projected is None else "banded" if updates is None else "nonfinite"
         parts = [_unknown(request, dimension, status) for dimension in request.dimensions]
     else:
         reference = Reference(updates, size, scope.n_elements)

@@ -16,7 +16,14 @@ from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
 from sedarchive.sweeps.anatomy import Anatomy
-from sedarchive.sweeps.spectra_sweep import ALGORITHM, SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
+from sedarchive.sweeps.spectra_sweep import (
+    ALGORITHM,
+    PRODUCT_ALGORITHM,
+    SpectraOptions,
+    SpectrumAt,
+    matrix_leaves,
+    sweep_spectra,
+)
 from sedarchive.tables import Database
 
 MatrixAt = tuple[str, int]
@@ -92,11 +99,19 @@ def _digests(anatomy: Anatomy, exact: bool) -> Digests:
     kinds = (True,) if exact else (False, True)  # an exact spectrum serves where an exact one was not asked for
     for leaf in matrix_leaves(anatomy):
         part = _part_key(leaf)
-        tensor = anatomy.tensors[leaf.tensor]
-        for position, digest in zip(tensor.positions, anatomy.run.digests(leaf.tensor), strict=True):
+        for position in anatomy.positions(leaf):
+            digest = _content(anatomy, leaf, position)
             keys = (canonical_digest([ALGORITHM, kind, part, digest])[:16] for kind in kinds)
             found[leaf.name, anatomy.run.steps[position]] = tuple(keys)
     return found
+
+
+def _content(anatomy: Anatomy, leaf: Leaf, position: int) -> str | list[Any]:
+    """Digest of what a leaf is made of at one checkpoint; of a product also how it is made."""
+    stored = anatomy.run.commits[position].tensors
+    digests = [stored[anatomy.tensors[name].tensor].digest for name in leaf.sources]
+    product = leaf.product
+    return [PRODUCT_ALGORITHM, product.scale, product.transposed, *digests] if product else digests[0]
 
 
 def _part_key(leaf: Leaf) -> list[int] | None:

@@ -93,7 +93,7 @@ def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence], log
     """Steps, logs, absences, dtype borders of a scope, and its checkpoints that the audit has marked."""
     n_steps = len(anatomy.run.commits)
     absent, border = np.zeros(n_steps, dtype=bool), np.zeros(max(n_steps - 1, 0), dtype=bool)
-    for name in dict.fromkeys(leaf.tensor for leaf in scope.leaves):
+    for name in dict.fromkeys(source for leaf in scope.leaves for source in leaf.sources):
         tensor = anatomy.tensors[name]
         absent |= ~np.isin(np.arange(n_steps), tensor.positions)
         if len(tensor.arrays) > 1:
@@ -101,7 +101,7 @@ def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence], log
             known = anatomy.run.arrays
             dtypes = np.array([known[entry.array].spec.dtype if entry else "" for entry in stored])
             border |= dtypes[1:] != dtypes[:-1]
-    tensors = frozenset(anatomy.tensors[leaf.tensor].tensor for leaf in scope.leaves)
+    tensors = frozenset(anatomy.tensors[source].tensor for leaf in scope.leaves for source in leaf.sources)
     duplicate, suspect = marked(audit, "duplicate", tensors, n_steps), marked(audit, "suspect", tensors, n_steps)
     steps = np.array(anatomy.run.steps, dtype=np.int64)
     return ScopeHistory(steps, absent, border, duplicate, suspect, logged, scope.n_elements, scope.incomplete)

@@ -166,13 +166,18 @@ def _derive(
 
 
 def _decays(source: WindowSource, batch: Sequence[tuple[Scope, Gram]]) -> list[NDArray[np.float64] | None]:
-    """What weight decay did to each scope: to its matrices alone, where their decay is known."""
+    """What weight decay did to each scope: to its matrices alone, where their decay is known.
+
+    Of a product it is not: decay acts on its factors.
+    """
     rate = source.logged.decay_sum
     if not np.isfinite(rate).any():
         return [None] * len(batch)
     mixed = [scope.matrices for scope, _ in batch if scope.matrices != scope]
     decayed = dict(zip((scope.name for scope in mixed), source.stored.grams(mixed), strict=True))
-    return [decay_products(decayed.get(scope.name, gram), rate) for scope, gram in batch]
+    return [
+        None if scope.has_products else decay_products(decayed.get(scope.name, gram), rate) for scope, gram in batch
+    ]
 
 
 def _derive_scope(

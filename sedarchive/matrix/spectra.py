@@ -26,8 +26,8 @@ class MatrixSpectrum:
     """Absolute error scale: values below it are rounding; 0 where there are no values."""
     n_resolved: int
     """Number of singular values not below ``resolution``."""
-    method: Literal["gram", "lapack", "none"]
-    """gram: eigenvalues of the float64 Gram matrix; lapack: float64 SVD."""
+    method: Literal["gram", "lapack", "factors", "none"]
+    """gram: eigenvalues of the float64 Gram matrix; lapack: float64 SVD; factors: of a product's small core."""
     status: SpectrumStatus
 
 

@@ -73,6 +73,23 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """Rows ``start:stop`` of the Gram matrix of one product, with its columns ``start:reach``."""
+
+    tensor: str
+    """Name of the product."""
+    start: int
+    stop: int
+    reach: int
+    left_rows: int
+    """Rows of B that are read at a time."""
+    right_columns: int
+    """Columns of A that are held at a time."""
+    width: int
+    """Of these the ones that the kernel takes at a time."""
+
+
+@dataclass(frozen=True)
 class SweepPlan:
     """Tasks of one sweep and what they will cost."""
 
@@ -87,6 +104,12 @@ class SweepPlan:
     """Bytes of working memory for all workers, interpreter and libraries apart."""
     workers: int
     """Workers that fit into ``max_mem``, at most those given."""
+    tiles: tuple[Tile, ...] = ()
+    """Tiles of products, a task each."""
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.tasks) + len(self.tiles)
 
 
 def plan_gram(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sedarchive.errors import HistoryError, NoCheckpointsError, SedarchiveError
 from sedarchive.history import Finding, RunSource
-from sedarchive.readers.adapters import adapter_findings
+from sedarchive.readers.adapters import adapter_findings, adapter_settings
 from sedarchive.readers.candidates import Candidate, Draft, ordered
 from sedarchive.readers.folder import has_standard_weights
 from sedarchive.readers.hub import hub_draft, hub_main, is_hub_repository
@@ -302,6 +302,7 @@ class _Finder:
         if not checkpoints:
             return None
         config, problems = _config(folder, checkpoints[-1].path, self._root)
+        adapter, differences = adapter_settings(source.path for source in checkpoints)
         others = [other for other, draft in self._drafts.items() if draft.candidates]
         logs, passed_over = find_logs(folder, [source.path for source in checkpoints], others)
         return RunSource(
@@ -309,8 +310,8 @@ class _Finder:
             folder=folder,
             checkpoints=checkpoints,
             logs=logs,
-            config=config,
-            findings=(*findings, *problems, *passed_over, *adapter_findings(checkpoints[-1].path)),
+            config={**config, **adapter},
+            findings=(*findings, *problems, *passed_over, *adapter_findings(checkpoints[-1].path), *differences),
         )
 
     def _name(self, folder: Path) -> str:

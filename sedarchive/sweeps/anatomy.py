@@ -1,7 +1,7 @@
 """What a run is made of: its tensors with their roles, their ties, and the leaves they give."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -10,9 +10,12 @@ from sedarchive.archive import RunArchive
 from sedarchive.archive.run import AnalysisTensor
 from sedarchive.errors import HistoryError
 from sedarchive.families import Family
-from sedarchive.history import TensorSpec
+from sedarchive.gram import RoundingUnit
+from sedarchive.history import DTYPES, TensorSpec
 from sedarchive.leaves import Leaf
+from sedarchive.lowrank.products import Product, Products, adapter_of, find_products, product_roles
 from sedarchive.plan.grid import TensorLayout
+from sedarchive.plan.products import ProductLayout
 from sedarchive.roles import Architecture, Part, TensorRole, assign_roles, check_heads
 
 
@@ -33,6 +36,10 @@ class Anatomy:
     kv_heads: int | None = None
     families: tuple[Family, ...] = ()
     """Families of the user's own."""
+    products: Products = field(default_factory=Products)
+    """Products of the factors among the tensors."""
+    product_roles: Mapping[str, TensorRole] = field(default_factory=dict)
+    """Role of the weight that each product is added to, by the name of the product."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return anatomy, (self.run, self.heads, self.kv_heads, self.families)
@@ -41,11 +48,16 @@ class Anatomy:
     def n_parameters(self) -> int:
         """Parameters, ties once, of tensors present at the last checkpoint."""
         last = len(self.run.commits) - 1
-        return sum(leaf.n_elements for leaf in self.leaves if last in self.tensors[leaf.tensor].positions)
+        stored = [leaf for leaf in self.leaves if not leaf.product]
+        return sum(leaf.n_elements for leaf in stored if last in self.tensors[leaf.tensor].positions)
 
     def leaves_of(self, tensor: str) -> Sequence[Leaf]:
-        """Leaves of one tensor, in order."""
+        """Leaves of one tensor or product, in order."""
         return self._leaves_by_tensor.get(tensor, [])
+
+    @cached_property
+    def _product_of(self) -> dict[str, str]:
+        return {factor: product.name for product in self.products.formed for factor in product.factors}
 
     @cached_property
     def _leaves_by_tensor(self) -> dict[str, list[Leaf]]:
@@ -72,6 +84,21 @@ class Anatomy:
             compressed=any(self.run.is_compressed(info) for info in analysed.arrays),
         )
 
+    def product_layout(self, product: Product) -> ProductLayout:
+        """Return what planning needs of a product."""
+        left, right = (self.layout(factor) for factor in product.factors)
+        return ProductLayout(product.name, left, right, product.rank, len(self.leaves_of(product.name)))
+
+    def positions(self, leaf: Leaf) -> list[int]:
+        """Indices of the checkpoints, in step order, that have all that a leaf is made of."""
+        first, *others = (self.tensors[name].positions for name in leaf.sources)
+        return sorted(set(first).intersection(*others))
+
+    def rounding_unit(self, tensor: str) -> RoundingUnit:
+        """Unit of the coarsest dtype that a tensor was stored in."""
+        coarsest = min((DTYPES[name] for name in self.tensors[tensor].dtypes), key=lambda dtype: dtype.fraction_bits)
+        return RoundingUnit(coarsest.fraction_bits, coarsest.min_exponent)
+
     def _read_in_place(self, analysed: AnalysisTensor) -> bool:
         """Whether the values of a tensor are computed with as they are stored, in the order in which they are."""
         slots = [commit.slot for commit in self.run.commits]
@@ -86,6 +113,10 @@ class Anatomy:
             return f"tied to {self.tied_to[tensor]}, counted once"
         if role.kind in ("buffer", "integer"):
             return role.reason or f"{role.kind}, no parameter"
+        if tensor in self._product_of:
+            return f"factor of {self._product_of[tensor]}, which stands for it in grouped scopes"
+        if tensor in self.products.unformed:
+            return f"factor of a low-rank adapter, analysed by itself: {self.products.unformed[tensor]}"
         if missing:
             return f"absent at {missing} of {len(self.run.commits)} checkpoints: in its own scope only"
         return role.reason
@@ -112,13 +143,44 @@ def anatomy(
             other = assign([tensor]).roles[tensor.tensor]
             roles[tensor.name] = replace(other, tensor=tensor.name)
     tied_to = _ties(run, architecture)
+    products = find_products((tensor.spec for tensor in tensors.values()), adapter_of(run.config))
+    own_roles = product_roles(products, run.config, heads, kv_heads, families)
     leaves = tuple(
         leaf
         for name, tensor in tensors.items()
         if name not in tied_to and roles[name].kind not in ("buffer", "integer")
         for leaf in _leaves(tensor, roles[name], len(run.commits))
     )
-    return Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads, families)
+    plain = Anatomy(run, architecture, tensors, roles, tied_to, leaves, heads, kv_heads, families)
+    return replace(plain, leaves=_with_products(plain, products, own_roles), products=products, product_roles=own_roles)
+
+
+def _with_products(plain: Anatomy, products: Products, roles: Mapping[str, TensorRole]) -> tuple[Leaf, ...]:
+    """Leaves of the tensors, which know the products that stand for them, and those of the products."""
+    product_of = {factor: product.name for product in products.formed for factor in product.factors}
+    leaves = [replace(leaf, factor_of=product_of.get(leaf.tensor)) for leaf in plain.leaves]
+    for product in products.formed:
+        complete = all(len(plain.tensors[name].positions) == len(plain.run.commits) for name in product.factors)
+        leaves += _product_leaves(product, roles[product.name], complete)
+    return tuple(leaves)
+
+
+def _product_leaves(product: Product, role: TensorRole, complete: bool) -> list[Leaf]:
+    spec = TensorSpec(product.name, "float32", product.shape)
+    whole = Leaf(
+        name=product.name,
+        tensor=product.name,
+        part=None,
+        layer=role.layer,
+        role=role.role,
+        expert=role.expert,
+        n_elements=product.n_elements,
+        shape=product.shape,
+        contains=role.contains or (role.role,),
+        complete=complete,
+        product=product,
+    )
+    return [_part_leaf(whole, spec, part) for part in role.parts] or [whole]
 
 
 def check_some_have(anatomies: Sequence[Anatomy], heads: int | None, kv_heads: int | None) -> None:

@@ -4,20 +4,22 @@ A history that has grown is swept anew: the products of its new updates with all
 so that extending the full matrix would save arithmetic but no reading.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from sedarchive.archive.plainchunks import ReusedMemory
 from sedarchive.archive.store import CheckedStore, ChunkReads
-from sedarchive.errors import ArchiveError
+from sedarchive.errors import ArchiveError, MemoryBudgetError
 from sedarchive.executor import Executor, Progress, no_progress
-from sedarchive.gram import GramSums, RoundingUnit, gram_sums, select_part
-from sedarchive.history import DTYPES
+from sedarchive.gram import GramSums, gram_sums, select_part
 from sedarchive.leaves import Leaf
-from sedarchive.plan.tasks import Block, SweepPlan, plan_gram
+from sedarchive.plan.budget import worst
+from sedarchive.plan.products import plan_products, together
+from sedarchive.plan.tasks import Block, SweepPlan, Tile, plan_gram
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
+from sedarchive.sweeps.product_sweep import product_tile
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 
 
@@ -34,15 +36,24 @@ class GramOutcome:
 
 
 def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], options: GramOptions, workers: int) -> SweepPlan:
-    """Plan the sweep of some tensors of a run.
+    """Plan the sweep of some tensors, and products, of a run.
 
     Raises
     ------
     MemoryBudgetError
         If a tensor does not fit; the message says what would.
     """
-    layouts, n_steps = [anatomy.layout(tensor) for tensor in tensors], len(anatomy.run.commits)
-    return plan_gram(layouts, n_steps, options.max_mem, workers, options.band_for(n_steps))
+    n_steps = len(anatomy.run.commits)
+    limits = n_steps, options.max_mem, workers, options.band_for(n_steps)
+    products = [anatomy.product_layout(one) for one in anatomy.products.formed if one.name in tensors]
+    names = {one.product for one in products}
+    stored = [anatomy.layout(tensor) for tensor in tensors if tensor not in names]
+    makers = [partial(plan_products, products, *limits)]
+    try:
+        plan = plan_gram(stored, *limits)
+    except MemoryBudgetError as error:
+        raise worst(error, makers) from None
+    return together(plan, plan_products(products, *limits))
 
 
 def sweep_gram(
@@ -58,21 +69,21 @@ def sweep_gram(
         return outcome
     plan = plan_gram_sweep(anatomy, todo, options, executor.workers)
     stored.create(options.band_for(len(anatomy.run.commits)))
-    function = partial(_gram_task, options.band_for(len(anatomy.run.commits)), ReusedMemory())
     before = anatomy.run.store.counts.so_far
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
-    mapped = map_blocks(executor.at_most(plan.workers), anatomy, function, plan.tasks)
-    for done, results in enumerate(mapped, start=1):
-        for block, sums in results:
-            pending.add(block, sums)
-        progress(f"gram {anatomy.run.name}", done, len(plan.tasks))
+    results = _swept(anatomy, plan, options.band_for(len(anatomy.run.commits)), executor.at_most(plan.workers))
+    for done, found in enumerate(results, start=1):
+        for block, sums in found:
+            pending.add(block.tensor, sums)
+        progress(f"gram {anatomy.run.name}", done, plan.n_tasks)
     outcome.reads = anatomy.run.store.counts.so_far - before
     stored.finish()
     return outcome
 
 
 def _n_blocks(plan: SweepPlan, tensor: str) -> int:
-    return sum(block.tensor == tensor for task in plan.tasks for block in task)
+    blocks = sum(block.tensor == tensor for task in plan.tasks for block in task)
+    return blocks + sum(tile.tensor == tensor for tile in plan.tiles)
 
 
 def _leaf_tensors(anatomy: Anatomy) -> list[str]:
@@ -80,7 +91,17 @@ def _leaf_tensors(anatomy: Anatomy) -> list[str]:
 
 
 BlockSums = list[GramSums | None] | str
-"""Sums of each leaf of a tensor over one block, None for those outside it, or why the block could not be read."""
+"""Sums of each leaf of a tensor or product over one block, None for those outside it, or why it could not be read."""
+
+
+def _swept(
+    anatomy: Anatomy, plan: SweepPlan, band: int | None, executor: Executor
+) -> Iterator[Sequence[tuple[Block | Tile, BlockSums]]]:
+    """Results of the tasks of a plan: blocks of tensors first, then tiles of products."""
+    memory = ReusedMemory()
+    yield from map_blocks(executor, anatomy, partial(_gram_task, band, memory), plan.tasks)
+    for found in map_blocks(executor, anatomy, partial(product_tile, band, memory), plan.tiles):
+        yield [found]
 
 
 def _gram_task(
@@ -91,7 +112,7 @@ def _gram_task(
 
 
 def _gram_block(anatomy: Anatomy, band: int | None, block: Block, memory: ReusedMemory) -> BlockSums:
-    unit = _rounding_unit(anatomy.tensors[block.tensor].dtypes)
+    unit = anatomy.rounding_unit(block.tensor)
     try:
         theta = anatomy.run.read(block.tensor, (block.start, block.stop), range(len(anatomy.run.commits)), memory)
     except ArchiveError as error:
@@ -108,12 +129,6 @@ def _touches(block: Block, leaf: Leaf) -> bool:
     return row is None or block.start <= row < block.stop
 
 
-def _rounding_unit(dtypes: Sequence[str]) -> RoundingUnit:
-    """Unit of the coarsest dtype that a tensor was stored in."""
-    coarsest = min((DTYPES[name] for name in dtypes), key=lambda dtype: dtype.fraction_bits)
-    return RoundingUnit(coarsest.fraction_bits, coarsest.min_exponent)
-
-
 class _Pending:
     """Sums of the tensors under way: blocks arrive in order, a finished tensor is stored at once."""
 
@@ -121,8 +136,7 @@ class _Pending:
         self._stored, self._outcome, self._left = stored, outcome, n_blocks
         self._sums: dict[str, list[GramSums | None]] = {}
 
-    def add(self, block: Block, sums: BlockSums) -> None:
-        tensor = block.tensor
+    def add(self, tensor: str, sums: BlockSums) -> None:
         self._left[tensor] -= 1
         if isinstance(sums, str):
             self._outcome.failed[tensor] = sums

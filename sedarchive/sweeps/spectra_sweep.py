@@ -12,13 +12,17 @@ from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import select_part
 from sedarchive.leaves import Leaf
+from sedarchive.lowrank.products import Product
+from sedarchive.lowrank.spectra import product_sigmas
 from sedarchive.matrix.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.plan.grid import MatrixLayout
 from sedarchive.plan.tasks import SpectraPlan, StepBlock, plan_spectra
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
+from sedarchive.sweeps.product_sweep import factors_of, product_factors
 
 ALGORITHM = "spectra-1"
+PRODUCT_ALGORITHM = "product-spectra-1"
 _FLUSH_TASKS = 16
 
 
@@ -57,10 +61,15 @@ def plan_spectra_sweep(
     slot_of = [commit.slot for commit in anatomy.run.commits]
     matrices = []
     for tensor, positions in wanted.items():
-        shapes = tuple(leaf.shape for leaf in _leaves_of(anatomy, tensor) if leaf.shape is not None)
-        layout = MatrixLayout(anatomy.layout(tensor), shapes)
-        matrices.append((layout, [slot_of[position] for position in positions]))
+        matrices.append((_layout(anatomy, tensor), [slot_of[position] for position in positions]))
     return plan_spectra(matrices, max_mem, workers)
+
+
+def _layout(anatomy: Anatomy, tensor: str) -> MatrixLayout:
+    leaves = _leaves_of(anatomy, tensor)
+    if leaves[0].product:
+        return anatomy.product_layout(leaves[0].product).as_matrix
+    return MatrixLayout(anatomy.layout(tensor), tuple(leaf.shape for leaf in leaves if leaf.shape is not None))
 
 
 def _leaves_of(anatomy: Anatomy, tensor: str) -> list[Leaf]:
@@ -101,6 +110,9 @@ def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[
     leaves = _leaves_of(anatomy, block.tensor)
     position_of = {commit.slot: position for position, commit in enumerate(anatomy.run.commits)}
     positions = sorted(position_of[slot] for slot in block.slots)
+    if leaves[0].product:
+        yield from _product_block(anatomy, leaves, leaves[0].product, positions)
+        return
     rows = (0, anatomy.tensors[block.tensor].spec.rows)
     try:
         theta = anatomy.run.read(block.tensor, rows, positions)
@@ -111,6 +123,19 @@ def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[
         for leaf in leaves:
             matrix = _matrix(leaf, select_part(theta[at : at + 1], 0, leaf.part))
             yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=exact))
+
+
+def _product_block(
+    anatomy: Anatomy, leaves: Sequence[Leaf], product: Product, positions: Sequence[int]
+) -> Iterator[SpectrumAt]:
+    try:
+        left, right = product_factors(anatomy, product, positions)
+    except ArchiveError as error:
+        yield from (SpectrumAt(leaf, position, None, str(error)) for leaf in leaves for position in positions)
+        return
+    for at, position in enumerate(positions):
+        for leaf in leaves:
+            yield SpectrumAt(leaf, position, product_sigmas(*factors_of(leaf, left[at], right[at]), product.scale))
 
 
 def _matrix(leaf: Leaf, elements: NDArray[Any]) -> NDArray[Any]:

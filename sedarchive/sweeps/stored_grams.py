@@ -36,6 +36,7 @@ from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
 
 ALGORITHM = "gram-1"
+PRODUCT_ALGORITHM = "product-gram-1"
 _SUM_BYTES = 128 * MIB
 _COUNTS = ("zeros", "rounding", "nonfinite", "largest")
 
@@ -61,12 +62,14 @@ def gram_key(anatomy: Anatomy, options: GramOptions) -> str:
     return canonical_digest([ALGORITHM, history, leaves, options.band_for(len(history))])[:16]
 
 
-def _part_key(leaf: Leaf) -> list[int] | None:
-    part = leaf.part
+def _part_key(leaf: Leaf) -> list[Any] | None:
+    """What of its tensor a leaf is; of a product also what it is made of, and by which version of the algorithm."""
+    part, product = leaf.part, leaf.product
+    made = [PRODUCT_ALGORITHM, *product.factors, product.scale, product.transposed] if product else []
     if part is None:
-        return None
+        return made or None
     row = [] if part.row is None else [part.row]
-    return [part.axis, part.period, part.start, part.stop, *row]
+    return [part.axis, part.period, part.start, part.stop, *row, *made]
 
 
 @dataclass(frozen=True)

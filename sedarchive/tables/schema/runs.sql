@@ -74,17 +74,17 @@ CREATE TABLE tensors (
     tied_to VARCHAR,
     skipped_reason VARCHAR
 );
-COMMENT ON TABLE tensors IS 'One row for each tensor of a run';
+COMMENT ON TABLE tensors IS 'One row for each tensor of a run, and for each product of two factors of an adapter';
 COMMENT ON COLUMN tensors.run IS 'Run name [text]';
-COMMENT ON COLUMN tensors.tensor IS 'True name of the tensor [text]';
+COMMENT ON COLUMN tensors.tensor IS 'True name of the tensor; of a product its module''s and .lora [text]';
 COMMENT ON COLUMN tensors.shape IS 'Lengths of the axes, joined by x [elements]';
-COMMENT ON COLUMN tensors.dtype IS 'Element type as in the checkpoint [text]';
+COMMENT ON COLUMN tensors.dtype IS 'Element type as in the checkpoint; NULL of a product, which is in none [text]';
 COMMENT ON COLUMN tensors.n_elements IS 'Elements [count]';
 COMMENT ON COLUMN tensors.layer IS 'Layer, counted from 0; NULL outside the layers [index]';
 COMMENT ON COLUMN tensors.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
 COMMENT ON COLUMN tensors.kind IS 'matrix, vector, array, buffer or integer [text]';
 COMMENT ON COLUMN tensors.tied_to IS 'Tensor that this one is the same as, at every step [text]';
-COMMENT ON COLUMN tensors.skipped_reason IS 'Why it is left out of the grouped scopes or kept whole; NULL if it is not [text]';
+COMMENT ON COLUMN tensors.skipped_reason IS 'Why it is left out of the grouped scopes or kept whole, or what it is the product of; NULL if it is not [text]';
 
 CREATE TABLE matrices (
     run VARCHAR,
@@ -96,10 +96,10 @@ CREATE TABLE matrices (
     n_rows BIGINT,
     n_cols BIGINT
 );
-COMMENT ON TABLE matrices IS 'One row for each logical matrix: a whole 2-D tensor, or one part of a fused one';
+COMMENT ON TABLE matrices IS 'One row for each logical matrix: a whole 2-D tensor, one part of a fused one, or the product of two factors';
 COMMENT ON COLUMN matrices.run IS 'Run name [text]';
 COMMENT ON COLUMN matrices.matrix IS 'Name of the matrix: its tensor''s, and its part''s if the tensor is fused [text]';
-COMMENT ON COLUMN matrices.tensor IS 'Tensor that holds it [text]';
+COMMENT ON COLUMN matrices.tensor IS 'Tensor that holds it, or product that it is [text]';
 COMMENT ON COLUMN matrices.layer IS 'Layer, counted from 0; NULL outside the layers [index]';
 COMMENT ON COLUMN matrices.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
 COMMENT ON COLUMN matrices.expert IS 'Expert of a mixture, counted from 0 [index]';
