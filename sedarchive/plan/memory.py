@@ -49,11 +49,11 @@ def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int 
         reading = 3 * layout.chunk_bytes if n_rows < layout.grid.slab_rows else 0
     # the sums of a block grow while its tiles, up to twice as wide as a band, and one product are alive
     sums = gram_result_bytes(layout, n_steps, band) + 4 * products_bytes(n_steps, band)
-    needed = gram_rows_bytes(layout, n_rows, n_steps) + reading + sums + _gram_scratch_bytes(n_steps)
+    needed = gram_rows_bytes(layout, n_rows, n_steps) + reading + sums + gram_scratch_bytes(n_steps)
     return needed + needed // 10 + _WORKER  # a tenth lies in holes between sums that wait; measured
 
 
-def _gram_scratch_bytes(n_steps: int) -> int:
+def gram_scratch_bytes(n_steps: int) -> int:
     """Arrays that the Gram kernel works in: values and differences in float64, and which of them are zero."""
     return (2 * _FLOAT + 1) * max(96 * KIB, n_steps * KIB)
 

@@ -87,6 +87,8 @@ class Tile:
     """Columns of A that are held at a time."""
     width: int
     """Of these the ones that the kernel takes at a time."""
+    beside: tuple[str, ...] = ()
+    """Factors whose own Gram matrices are made of the same bytes."""
 
 
 @dataclass(frozen=True)

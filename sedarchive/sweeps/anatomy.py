@@ -1,6 +1,6 @@
 """What a run is made of: its tensors with their roles, their ties, and the leaves they give."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -56,6 +56,11 @@ class Anatomy:
         return self._leaves_by_tensor.get(tensor, [])
 
     @cached_property
+    def products_by_name(self) -> dict[str, Product]:
+        """Products by their names."""
+        return {product.name: product for product in self.products.formed}
+
+    @cached_property
     def _product_of(self) -> dict[str, str]:
         return {factor: product.name for product in self.products.formed for factor in product.factors}
 
@@ -84,10 +89,19 @@ class Anatomy:
             compressed=any(self.run.is_compressed(info) for info in analysed.arrays),
         )
 
-    def product_layout(self, product: Product) -> ProductLayout:
-        """Return what planning needs of a product."""
+    def product_layout(self, product: Product, tensors: Collection[str] = ()) -> ProductLayout:
+        """Return what planning needs of a product; its factors among ``tensors`` are wanted for themselves too."""
         left, right = (self.layout(factor) for factor in product.factors)
-        return ProductLayout(product.name, left, right, product.rank, len(self.leaves_of(product.name)))
+        beside = tuple(name for name in product.factors if name in tensors and self._is_whole(name))
+        return ProductLayout(product.name, left, right, product.rank, len(self.leaves_of(product.name)), beside)
+
+    def _is_whole(self, tensor: str) -> bool:
+        """Whether a tensor is one leaf."""
+        return [leaf.part for leaf in self.leaves_of(tensor)] == [None]
+
+    def product(self, name: str) -> Product | None:
+        """Product of that name; None if it is a tensor."""
+        return self.products_by_name.get(name)
 
     def positions(self, leaf: Leaf) -> list[int]:
         """Indices of the checkpoints, in step order, that have all that a leaf is made of."""

@@ -16,10 +16,10 @@ from sedarchive.gram import GramSums, gram_sums, select_part
 from sedarchive.leaves import Leaf
 from sedarchive.plan.budget import worst
 from sedarchive.plan.products import plan_products, together
-from sedarchive.plan.tasks import Block, SweepPlan, Tile, plan_gram
+from sedarchive.plan.tasks import Block, SweepPlan, plan_gram
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
-from sedarchive.sweeps.product_sweep import product_tile
+from sedarchive.sweeps.product_sweep import BlockSums, product_tile
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 
 
@@ -45,9 +45,10 @@ def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], options: GramOptio
     """
     n_steps = len(anatomy.run.commits)
     limits = n_steps, options.max_mem, workers, options.band_for(n_steps)
-    products = [anatomy.product_layout(one) for one in anatomy.products.formed if one.name in tensors]
-    names = {one.product for one in products}
-    stored = [anatomy.layout(tensor) for tensor in tensors if tensor not in names]
+    asked = frozenset(tensors)
+    products = [anatomy.product_layout(one, asked) for one in anatomy.products.formed if one.name in asked]
+    with_products = {name for one in products for name in (one.product, *one.beside)}
+    stored = [anatomy.layout(tensor) for tensor in tensors if tensor not in with_products]
     makers = [partial(plan_products, products, *limits)]
     try:
         plan = plan_gram(stored, *limits)
@@ -73,8 +74,8 @@ def sweep_gram(
     pending = _Pending(stored, outcome, {tensor: _n_blocks(plan, tensor) for tensor in todo})
     results = _swept(anatomy, plan, options.band_for(len(anatomy.run.commits)), executor.at_most(plan.workers))
     for done, found in enumerate(results, start=1):
-        for block, sums in found:
-            pending.add(block.tensor, sums)
+        for tensor, sums in found:
+            pending.add(tensor, sums)
         progress(f"gram {anatomy.run.name}", done, plan.n_tasks)
     outcome.reads = anatomy.run.store.counts.so_far - before
     stored.finish()
@@ -83,32 +84,27 @@ def sweep_gram(
 
 def _n_blocks(plan: SweepPlan, tensor: str) -> int:
     blocks = sum(block.tensor == tensor for task in plan.tasks for block in task)
-    return blocks + sum(tile.tensor == tensor for tile in plan.tiles)
+    return blocks + sum(tensor in (tile.tensor, *tile.beside) for tile in plan.tiles)
 
 
 def _leaf_tensors(anatomy: Anatomy) -> list[str]:
     return list(dict.fromkeys(leaf.tensor for leaf in anatomy.leaves))
 
 
-BlockSums = list[GramSums | None] | str
-"""Sums of each leaf of a tensor or product over one block, None for those outside it, or why it could not be read."""
-
-
 def _swept(
     anatomy: Anatomy, plan: SweepPlan, band: int | None, executor: Executor
-) -> Iterator[Sequence[tuple[Block | Tile, BlockSums]]]:
+) -> Iterator[Sequence[tuple[str, BlockSums]]]:
     """Results of the tasks of a plan: blocks of tensors first, then tiles of products."""
     memory = ReusedMemory()
     yield from map_blocks(executor, anatomy, partial(_gram_task, band, memory), plan.tasks)
-    for found in map_blocks(executor, anatomy, partial(product_tile, band, memory), plan.tiles):
-        yield [found]
+    yield from map_blocks(executor, anatomy, partial(product_tile, band, memory), plan.tiles)
 
 
 def _gram_task(
     band: int | None, memory: ReusedMemory, anatomy: Anatomy, task: Sequence[Block]
-) -> list[tuple[Block, BlockSums]]:
+) -> list[tuple[str, BlockSums]]:
     """Gram sums of some blocks: what one worker does."""
-    return [(block, _gram_block(anatomy, band, block, memory)) for block in task]
+    return [(block.tensor, _gram_block(anatomy, band, block, memory)) for block in task]
 
 
 def _gram_block(anatomy: Anatomy, band: int | None, block: Block, memory: ReusedMemory) -> BlockSums:

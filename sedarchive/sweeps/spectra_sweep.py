@@ -19,7 +19,7 @@ from sedarchive.plan.grid import MatrixLayout
 from sedarchive.plan.tasks import SpectraPlan, StepBlock, plan_spectra
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
-from sedarchive.sweeps.product_sweep import factors_of, product_factors
+from sedarchive.sweeps.product_sweep import factors_of
 
 ALGORITHM = "spectra-1"
 PRODUCT_ALGORITHM = "product-spectra-1"
@@ -60,16 +60,30 @@ def plan_spectra_sweep(
     """
     slot_of = [commit.slot for commit in anatomy.run.commits]
     matrices = []
+    with_product = _with_products(anatomy, wanted)
     for tensor, positions in wanted.items():
+        if tensor in with_product:
+            continue
         matrices.append((_layout(anatomy, tensor), [slot_of[position] for position in positions]))
     return plan_spectra(matrices, max_mem, workers)
 
 
+def _with_products(anatomy: Anatomy, wanted: Mapping[str, Sequence[int]]) -> set[str]:
+    """Factors that are read for their products anyway: their spectra come with those."""
+    return {
+        factor
+        for product in anatomy.products.formed
+        for factor in product.factors
+        if product.name in wanted and set(wanted.get(factor, ())) <= set(wanted[product.name])
+    }
+
+
 def _layout(anatomy: Anatomy, tensor: str) -> MatrixLayout:
-    leaves = _leaves_of(anatomy, tensor)
-    if leaves[0].product:
-        return anatomy.product_layout(leaves[0].product).as_matrix
-    return MatrixLayout(anatomy.layout(tensor), tuple(leaf.shape for leaf in leaves if leaf.shape is not None))
+    product = anatomy.product(tensor)
+    if product:
+        return anatomy.product_layout(product).as_matrix
+    shapes = tuple(leaf.shape for leaf in _leaves_of(anatomy, tensor) if leaf.shape is not None)
+    return MatrixLayout(anatomy.layout(tensor), shapes)
 
 
 def _leaves_of(anatomy: Anatomy, tensor: str) -> list[Leaf]:
@@ -107,17 +121,33 @@ def _spectra_task(exact: bool, anatomy: Anatomy, task: Sequence[StepBlock]) -> l
 
 
 def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[SpectrumAt]:
-    leaves = _leaves_of(anatomy, block.tensor)
     position_of = {commit.slot: position for position, commit in enumerate(anatomy.run.commits)}
     positions = sorted(position_of[slot] for slot in block.slots)
-    if leaves[0].product:
-        yield from _product_block(anatomy, leaves, leaves[0].product, positions)
+    product = anatomy.product(block.tensor)
+    if product is None:
+        yield from _of_tensor(anatomy, exact, block.tensor, positions, _read(anatomy, block.tensor, positions))
         return
-    rows = (0, anatomy.tensors[block.tensor].spec.rows)
+    left, right = (_read(anatomy, factor, positions) for factor in product.factors)
+    yield from _of_product(anatomy, product, positions, left, right)
+    for factor, theta in zip(product.factors, (left, right), strict=True):
+        yield from _of_tensor(anatomy, exact, factor, positions, theta)
+
+
+def _read(anatomy: Anatomy, tensor: str, positions: Sequence[int]) -> NDArray[Any] | str:
+    """Values of a whole tensor at some checkpoints, or why they cannot be read."""
     try:
-        theta = anatomy.run.read(block.tensor, rows, positions)
+        return anatomy.run.read(tensor, (0, anatomy.tensors[tensor].spec.rows), positions)
     except ArchiveError as error:
-        yield from (SpectrumAt(leaf, position, None, str(error)) for leaf in leaves for position in positions)
+        return str(error)
+
+
+def _of_tensor(
+    anatomy: Anatomy, exact: bool, tensor: str, positions: Sequence[int], theta: NDArray[Any] | str
+) -> Iterator[SpectrumAt]:
+    """Spectra of the matrices of a tensor."""
+    leaves = _leaves_of(anatomy, tensor)
+    if isinstance(theta, str):
+        yield from (SpectrumAt(leaf, position, None, theta) for leaf in leaves for position in positions)
         return
     for at, position in enumerate(positions):
         for leaf in leaves:
@@ -125,13 +155,14 @@ def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[
             yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=exact))
 
 
-def _product_block(
-    anatomy: Anatomy, leaves: Sequence[Leaf], product: Product, positions: Sequence[int]
+def _of_product(
+    anatomy: Anatomy, product: Product, positions: Sequence[int], left: NDArray[Any] | str, right: NDArray[Any] | str
 ) -> Iterator[SpectrumAt]:
-    try:
-        left, right = product_factors(anatomy, product, positions)
-    except ArchiveError as error:
-        yield from (SpectrumAt(leaf, position, None, str(error)) for leaf in leaves for position in positions)
+    """Spectra of the matrices of a product, from its factors."""
+    leaves = _leaves_of(anatomy, product.name)
+    if isinstance(left, str) or isinstance(right, str):
+        problem = left if isinstance(left, str) else str(right)
+        yield from (SpectrumAt(leaf, position, None, problem) for leaf in leaves for position in positions)
         return
     for at, position in enumerate(positions):
         for leaf in leaves:

@@ -1,0 +1,1 @@
+"""Products of two factors, never formed: which tensors make one, its Gram matrices, its singular values."""
