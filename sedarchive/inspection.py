@@ -4,19 +4,20 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from sedarchive.errors import HistoryError
 from sedarchive.families import Family
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
+from sedarchive.lowrank.products import Products, adapter_of, find_products, product_roles
 from sedarchive.modelconfig import with_checkpoint
 from sedarchive.parts import Part
 from sedarchive.readers import CheckpointReader, find_runs, open_checkpoint
 from sedarchive.readers.folder import weight_files
 from sedarchive.result import Result
-from sedarchive.roles import Architecture, assign_roles, check_heads
+from sedarchive.roles import Architecture, TensorRole, assign_roles, check_heads
 from sedarchive.sizes import format_size
 from sedarchive.words import counted
 
@@ -105,6 +106,8 @@ class Inspection:
     """Bytes of all tensors, those that share storage once."""
     tensors: tuple[InspectedTensor, ...]
     findings: tuple[Finding, ...]
+    products: tuple[InspectedTensor, ...] = ()
+    """Products of the factors of adapters, which are logical matrices, and in no file."""
     error: str | None = None
     """Why the checkpoint cannot be read; no tensors then."""
 
@@ -123,6 +126,8 @@ class Inspection:
             f"  architecture: {self.architecture}{model_type}, {self._heads()}",
             f"  {parameters}, {format_size(self.n_bytes)}; {counted(len(self.tensors), 'tensor')}: {', '.join(others)}",
         ]
+        if self.products:
+            lines.append(f"  {counted(len(self.products), 'product')} of two factors, in their place")
         ties = [f"  tied: {one.name}, {_note(one)}" for one in self.tensors if one.tied_to]
         return "\n".join(lines + ties)
 
@@ -158,7 +163,7 @@ def _inspect_run(source: RunSource, hints: Hints, empty: Architecture) -> Inspec
         with tempfile.TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(last, Path(spool)) as reader:
             return inspect_reader(source, last, reader, hints)
     except HistoryError as error:
-        return _inspection(source, last, empty, None, str(error))
+        return _inspection(source, last, empty, None, hints, str(error))
 
 
 def inspect_reader(
@@ -174,7 +179,7 @@ def inspect_reader(
     config = with_checkpoint(source.config, reader.meta)
     found = assign_roles(reader.specs, config, hints.heads, hints.kv_heads, hints.families)
     check_heads(found, hints.heads, hints.kv_heads)
-    return _inspection(source, checkpoint, found, reader)
+    return _inspection(source, checkpoint, found, reader, hints)
 
 
 def _inspection(
@@ -182,9 +187,11 @@ def _inspection(
     checkpoint: CheckpointSource,
     found: Architecture,
     reader: CheckpointReader | None,
+    hints: Hints,
     error: str | None = None,
 ) -> Inspection:
-    tensors = _tensors(reader, found) if reader else ()
+    products = find_products(reader.specs.values(), adapter_of(source.config)) if reader else Products()
+    tensors = _tensors(reader, found, products) if reader else ()
     model_type = source.config.get("model_type")
     return Inspection(
         run=source.name,
@@ -202,6 +209,9 @@ def _inspection(
         n_bytes=sum(one.n_bytes for one in tensors if one.tied_by != "storage"),
         tensors=tensors,
         findings=(*source.findings, *(reader.findings if reader else ())),
+        products=_products(
+            products, product_roles(products, source.config, hints.heads, hints.kv_heads, hints.families)
+        ),
         error=error,
     )
 
@@ -213,15 +223,28 @@ def _n_files(source: CheckpointSource) -> int:
         return 0
 
 
-def _tensors(reader: CheckpointReader, found: Architecture) -> tuple[InspectedTensor, ...]:
+def _tensors(reader: CheckpointReader, found: Architecture, products: Products) -> tuple[InspectedTensor, ...]:
     by_config = {head: (embedding, "config") for head, embedding in found.tie_candidates if found.tied_by_config}
     ties = by_config | {name: (owner, "storage") for name, owner in reader.ties.items()}
-    return tuple(_tensor(spec, found, ties) for spec in reader.specs.values())
+    tensors = [
+        _tensor(spec, found.roles[spec.name], ties.get(spec.name, (None, None))) for spec in reader.specs.values()
+    ]
+    said = products.reasons(lambda name: "its module's .lora")  # one text for all layers
+    return tuple(replace(one, reason=said.get(one.name, one.reason)) for one in tensors)
 
 
-def _tensor(spec: TensorSpec, found: Architecture, ties: Mapping[str, tuple[str, str]]) -> InspectedTensor:
-    role = found.roles[spec.name]
-    tied_to, tied_by = ties.get(spec.name, (None, None))
+def _products(products: Products, roles: Mapping[str, TensorRole]) -> tuple[InspectedTensor, ...]:
+    """Products as the logical matrices that they are: no bytes of their own."""
+    found = []
+    for product in products.formed:
+        one = _tensor(TensorSpec(product.name, "float32", product.shape), roles[product.name], (None, None))
+        reason = "; ".join(filter(None, (product.describe(), one.reason)))
+        found.append(replace(one, dtype="", n_bytes=0, reason=reason))
+    return tuple(found)
+
+
+def _tensor(spec: TensorSpec, role: TensorRole, tie: tuple[str | None, str | None]) -> InspectedTensor:
+    tied_to, tied_by = tie
     return InspectedTensor(
         name=spec.name,
         dtype=spec.dtype,
@@ -263,7 +286,7 @@ def tensor_table(inspection: Inspection, every: bool = False) -> Result:
     """
     columns = ["tensor", "count", "shape", "dtype", "role", "matrices", "size", "note"]
     groups: dict[tuple[str, ...], list[InspectedTensor]] = {}
-    for one in inspection.tensors:
+    for one in (*inspection.tensors, *inspection.products):
         name = one.name if every else starred(one.name)
         groups.setdefault((name, _by(one.shape), one.dtype, one.role, _matrices(one), _note(one)), []).append(one)
     rows = [

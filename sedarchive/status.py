@@ -8,9 +8,11 @@ from sedarchive.archive.lock import was_interrupted
 from sedarchive.audit import merged
 from sedarchive.errors import DatabaseError
 from sedarchive.freshness import stale_runs
+from sedarchive.lowrank.products import adapter_of, find_products
 from sedarchive.result import Result
 from sedarchive.sizes import format_size
 from sedarchive.tables import Database
+from sedarchive.words import counted
 
 
 def archive_status(archive: Path, database: Path) -> dict[str, Any]:
@@ -57,11 +59,13 @@ def status_table(status: dict[str, Any]) -> Result:
 def _shown(run: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run, as people read it."""
     tables = "stale" if run["stale"] else "fresh"
+    products = f" and {counted(run['products'], 'product')}" if run["products"] else ""
     return {
         **run,
         "size": format_size(run["bytes"]),
         "metrics": ", ".join(run["metrics"]),
         "tables": tables if run["windows"] or run["spectra"] else "none",
+        "tensors": f"{run['tensors']}{products}",
     }
 
 
@@ -80,6 +84,7 @@ def run_status(run: RunArchive) -> dict[str, Any]:
         "first_step": steps[0] if steps else None,
         "last_step": steps[-1] if steps else None,
         "tensors": len(run.tensors),
+        "products": len(find_products((one.spec for one in run.tensors.values()), adapter_of(run.config)).formed),
         "bytes": nbytes,
         "metrics": sorted(run.record["metrics"]),
         "findings": len(findings),

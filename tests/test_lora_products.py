@@ -473,6 +473,14 @@ def test_tables_and_plans_show_products(tmp_path):
     (windows,) = data_of(run_here("query", sql, "--json", **where))
     assert windows["n"] == 5
     assert windows["least"] >= 1
+    (status,) = data_of(run_here("status", "--json", **where))["runs"]
+    assert (status["tensors"], status["products"]) == (8, 4)
+    (seen,) = data_of(run_here("inspect", tmp_path / "run", "--json"))
+    assert next((one["name"], one["matrix"]) for one in seen["products"]) == (f"{q0}.lora", [48, 64])
+    assert seen["n_parameters"] == 4 * 2 * (48 + 64)
+    shown = run_here("ingest", "--dry-run", tmp_path / "run", **where).output
+    assert "products" in shown
+    assert "product 2 x B A of rank 2" in shown
     again = run_here("compute", "--window", "3", **where)
     assert "0 sets of windows" in again.output
     assert "spectra: 0 computed" in again.output

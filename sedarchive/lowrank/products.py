@@ -7,7 +7,7 @@ settings of the adapter the scale; where they do not, nothing is formed, with th
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,16 @@ class Products:
     """In the order of their names."""
     unformed: Mapping[str, str] = field(default_factory=dict)
     """Factor of no product -> why."""
+
+    def reasons(self, shown: Callable[[str], str] = str) -> dict[str, str]:
+        """What is said of each factor; ``shown`` is how the name of its product is written."""
+        formed = {
+            factor: f"factor of {shown(product.name)}, which stands for it in grouped scopes"
+            for product in self.formed
+            for factor in product.factors
+        }
+        why = {name: f"factor of a low-rank adapter, analysed by itself: {why}" for name, why in self.unformed.items()}
+        return formed | why
 
 
 @dataclass

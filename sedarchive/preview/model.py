@@ -50,6 +50,8 @@ class ModelPlan:
     """Archived, and no part of the analysis: buffers, ties, integers."""
     kept_whole: tuple[TensorGroup, ...]
     """Analysed as they stand: fused tensors whose parts are not known, and names that no family knows."""
+    products: tuple[TensorGroup, ...] = ()
+    """Products of the factors of adapters: analysed in their place, and in no file."""
 
 
 def plan_model(newest: Inspection, families: Sequence[Family]) -> ModelPlan:
@@ -64,9 +66,10 @@ def plan_model(newest: Inspection, families: Sequence[Family]) -> ModelPlan:
         n_parameters=newest.n_parameters,
         dtypes=dict(Counter(one.dtype for one in newest.tensors)),
         n_bytes=newest.n_bytes,
-        roles=_roles(newest.tensors),
+        roles=_roles((*newest.tensors, *newest.products)),
         not_analysed=_grouped((one, _why_not_analysed(one)) for one in newest.tensors),
         kept_whole=_grouped((one, _why_whole(one)) for one in newest.tensors),
+        products=_grouped((one, one.reason) for one in newest.products),
     )
 
 

@@ -126,6 +126,7 @@ def _model_rows(model: ModelPlan, same_as: str | None) -> list[Row]:
         ("model", f"{model.architecture}, {model.told_by}{layers}{_heads(model)}"),
         ("tensors", tensors),
         *([("by role", ", ".join(text.replace(" ", _JOINED) for text in counts))] if counts else []),
+        *(("products", _group(group)) for group in model.products),
         *(("kept whole", _group(group)) for group in model.kept_whole),
         *(("not analysed", _group(group)) for group in model.not_analysed),
     ]

@@ -61,8 +61,8 @@ class Anatomy:
         return {product.name: product for product in self.products.formed}
 
     @cached_property
-    def _product_of(self) -> dict[str, str]:
-        return {factor: product.name for product in self.products.formed for factor in product.factors}
+    def _said_of_factors(self) -> dict[str, str]:
+        return self.products.reasons()
 
     @cached_property
     def _leaves_by_tensor(self) -> dict[str, list[Leaf]]:
@@ -127,13 +127,9 @@ class Anatomy:
             return f"tied to {self.tied_to[tensor]}, counted once"
         if role.kind in ("buffer", "integer"):
             return role.reason or f"{role.kind}, no parameter"
-        if tensor in self._product_of:
-            return f"factor of {self._product_of[tensor]}, which stands for it in grouped scopes"
-        if tensor in self.products.unformed:
-            return f"factor of a low-rank adapter, analysed by itself: {self.products.unformed[tensor]}"
         if missing:
             return f"absent at {missing} of {len(self.run.commits)} checkpoints: in its own scope only"
-        return role.reason
+        return self._said_of_factors.get(tensor, role.reason)
 
 
 def anatomy(
