@@ -5,7 +5,8 @@
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, step, k, sigma, gradient_share, decay_share, decay_alignment, relation, status
 -- source: Xu 2026 (arXiv:2604.07380), gradient / weight-decay split
--- note: For decoupled weight decay (AdamW, plain SGD) of the scope's matrices; biases and norms count as exempt. The
+-- note: For decoupled weight decay (AdamW, plain SGD) of the tensors that it acts on, see tensors.decays: by the
+--   optimizer's parameter groups where a checkpoint holds them, else the matrices (runs.decay_rule says which). The
 --   decay's part of an update is -(sum of lr) x decay x the mean of both checkpoints. Shares are of the mean squared
 --   motion along v_k; decay_alignment below 0 means that gradient and decay oppose each other. NULL without a logged
 --   learning rate and a known weight decay.

@@ -1,4 +1,6 @@
 -- summary: Which gap matters: the collapse of every ratio against the rise of the validation loss, over all k.
+-- param against = 'loss' | 'stability': what the collapse is compared with: val_loss, or the overlap of v_k with that
+--   of the window before
 -- param window_size = 10: updates per window
 -- param scope = 'all': group of parameters
 -- param run: only this run (not set: all runs)
@@ -8,7 +10,10 @@
 --   line is taken out; p is that of the largest |r| over all k, against circular shifts of the loss. strongest: whether
 --   |r| is the largest; the claim is that it is at signal_rank, the run's most frequent one. feedback_r is the largest
 --   correlation of changes of the gap at signal_rank with those of the overlap of its direction with that of the window
---   before, at feedback_lag (positive: the gap leads), feedback_p over all lags searched. status: ok, too_few, unknown (a ratio that is not resolved in every window).
+--   before, at feedback_lag (positive: the gap leads), feedback_p over all lags searched. Against
+--   stability the fall of a ratio meets the fall of its own direction's overlap: a small gap turns v_k in random updates
+--   too, so that a large r is no news, only one that is largest at signal_rank. status: ok,
+--   too_few, unknown (a ratio that is not resolved in every window).
 WITH
 chosen AS (
     SELECT *
@@ -44,5 +49,6 @@ SELECT
     chosen.status
 FROM chosen
 LEFT JOIN feedback ON chosen.run = feedback.run AND chosen.scope = feedback.scope
-WHERE chosen.fit = 'gap_maximality'
+WHERE chosen.fit = CASE coalesce(getvariable('against'), 'loss')
+    WHEN 'loss' THEN 'gap_maximality' ELSE 'gap_maximality_stability' END
 ORDER BY chosen.run, chosen.scope, chosen.k

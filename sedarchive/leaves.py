@@ -65,10 +65,9 @@ class Scope:
         kept = tuple(leaf for leaf in self.leaves if leaf.tensor not in unreadable)
         return Scope(self.name, kept, self.incomplete or len(kept) < len(self.leaves))
 
-    @property
-    def matrices(self) -> "Scope":
-        """Its matrices, which weight decay acts on; biases and norms are commonly exempt."""
-        return Scope(self.name, tuple(leaf for leaf in self.leaves if leaf.shape is not None), self.incomplete)
+    def only(self, tensors: Collection[str]) -> "Scope":
+        """Return the scope's leaves of some tensors."""
+        return Scope(self.name, tuple(leaf for leaf in self.leaves if leaf.tensor in tensors), self.incomplete)
 
     @property
     def has_products(self) -> bool:

@@ -1,14 +1,21 @@
 """A database with planted answers: lags, waves, a power law, an edge. No weights are involved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sedarchive.compute.coupling_inputs import read_inputs
 from sedarchive.compute.couplings import coupling_rows
+from sedarchive.compute.edge_couplings import COLUMNS
+from sedarchive.compute.edge_inputs import EdgeSeries
+from sedarchive.compute.group_couplings import group_rows
 from sedarchive.compute.lifecycle import store_lifecycle
+from sedarchive.compute.phase_couplings import phase_coupling_rows
+from sedarchive.compute.phase_rows import columns_of
+from sedarchive.compute.preset_rows import preset_rows
 from sedarchive.compute.scaling_rows import store_scaling
 from sedarchive.executor import Executor
+from sedarchive.presets import XU2026
 
 SPACING = 100
 """Steps between the checkpoints of the planted runs."""
@@ -102,6 +109,18 @@ def plant_couplings(db, draws=99):
         inputs = read_inputs(db, run.name, steps, run.window_sizes, ["all"], draws)
         for columns in coupling_rows(inputs, Executor(1, "serial")):
             db.insert("couplings", {"run": run.name, **columns})
+
+
+def plant_preset(db):
+    """What the authors' preset says of planted leads: the signal is the second ratio."""
+    for run in LAG_RUNS[:3]:
+        steps = [at * SPACING for at in range(run.n_checkpoints)]
+        metrics = read_inputs(db, run.name, steps, [], [], 99).metrics
+        spans = {("derivative", "rise"): (0, 20), ("derivative", "plateau"): (20, 40)}
+        edges = [EdgeSeries("all", size, 2, edge_ratios(run, size), spans, False) for size in run.window_sizes]
+        layers = [replace(edge, scope=f"layer:{at}", ratio=edge.ratio + at) for at in range(2) for edge in edges]
+        rows = preset_rows(XU2026, edges, metrics) + phase_coupling_rows(edges, metrics) + group_rows(layers, metrics)
+        db.insert("couplings", {"run": run.name, **columns_of(rows, COLUMNS)})
 
 
 def plant_wave(db, run, arrivals, steps=range(0, 2001, 50), depth=0.6):
@@ -299,6 +318,7 @@ def plant_everything(db):
     with db.transaction():
         plant_lags(db)
         plant_couplings(db)
+        plant_preset(db)
         plant_waves(db)
         plant_asymmetry(db)
         plant_scaling(db)

@@ -371,6 +371,7 @@ def test_fits_of_windows_stand_for_every_scope_and_size(computed, folder, size):
     sql = "SELECT scope, fit, count(*) FROM fits WHERE run = ? AND window_size = ? GROUP BY ALL"
     counts = {(scope, fit): n for scope, fit, n in computed.rows(sql, [folder.name, size])}
     wanted = {"gap_flow": 2, "gap_flow_xu": 2, "gap_times": 5, "alpha_feedback": 2, "gap_maximality": size - 1}
+    wanted["gap_maximality_stability"] = size - 1
     assert counts == {(scope, fit): n for scope in scopes_of(folder) for fit, n in wanted.items()}
 
 

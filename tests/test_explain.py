@@ -123,6 +123,10 @@ SITES = {
         *("compute/coupling_rows.py:peak_columns", "compute/coupling_rows.py:lag_columns"),
         *("compute/coupling_rows.py:flip_columns", "compute/coupling_rows.py:sliding_columns"),
         *("compute/coupling_rows.py:granger_columns", "compute/coupling_rows.py:share_columns"),
+        *("compute/preset_rows.py:preset_rows", "compute/preset_rows.py:_search_rows", "inference/separate.py:status"),
+        *("compute/preset_rows.py:status", "compute/preset_rows.py:_lag_status", "compute/preset_rows.py:_flip"),
+        *("compute/phase_couplings.py:status", "compute/group_couplings.py:_status"),
+        *("compute/group_couplings.py:_together", "compute/group_couplings.py:_weakest"),
         *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
     ),
     "layer_waves.status": ("compute/lifecycle_rows.py:wave_rows",),
@@ -132,8 +136,8 @@ SITES = {
         *("compute/lifecycle_rows.py:asymmetry_rows", "compute/lifecycle_rows.py:gradient_rows"),
         "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
-        *("compute/flow_rows.py:maximality_rows", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
         "compute/scaling_rows.py:law_rows",
+        *("compute/flow_rows.py:_maximality", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
     ),
 }
 """Functions that write a status, and so the only places where its values are spelled out."""
@@ -157,6 +161,7 @@ NO_STATUS = {
     },
     "layer_waves.status": {"compression_wave", "slowness", "slowness_ranks", "velocity"},
 }
+NO_STATUS["couplings.status"] = {"all", "val_loss"}
 """Words there that cannot stand in the column."""
 
 

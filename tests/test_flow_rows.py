@@ -12,6 +12,7 @@ from sedarchive.compute.flow_rows import (
     feedback_rows,
     flow_rows,
     maximality_rows,
+    stability_rows,
     time_rows,
 )
 from sedarchive.inference.gapflow import RandomHistory
@@ -120,6 +121,33 @@ def test_the_ratio_whose_collapse_goes_with_the_loss_is_found():
     assert rows[1]["estimate"] > 0.8
     assert rows[1]["p"] < 0.05
     assert {row["status"] for row in maximality_rows(windows, np.full(80, np.nan))} == {"too_few"}
+
+
+def test_the_ratio_whose_collapse_goes_with_its_directions_turning_is_found():
+    windows, _ = planted()
+    rng = np.random.default_rng(1)
+    stability = rng.uniform(0, 1, (80, 6))
+    stability[:, 1] = 0.5 * windows.sigma[:, 1] / windows.sigma[:, 2]
+    stability[0] = np.nan  # the first window has none before it
+    rows = stability_rows(windows, stability)
+    assert [row["k"] for row in rows] == [1, 2, 3, 4, 5]
+    assert {row["fit"] for row in rows} == {"gap_maximality_stability"}
+    assert rows[1]["estimate"] == pytest.approx(1.0)
+    assert max(abs(row["estimate"]) for row in rows if row["k"] != 2) < 0.5
+    assert rows[1]["p"] < 0.05 < min(row["p"] for row in rows if row["k"] != 2)
+    assert {row["n"] for row in rows} == {78}
+
+
+def test_each_position_is_compared_with_its_own_direction():
+    windows, _ = planted()
+    ratio = windows.sigma[:, :-1] / windows.sigma[:, 1:]
+    stability = np.concatenate([np.roll(ratio, 1, axis=1), ratio[:, :1]], axis=1)
+    rows = stability_rows(windows, stability)
+    time = np.arange(79)
+    for row in rows:
+        pair = [np.diff(ratio[:, row["k"] - 1]), np.diff(stability[:, row["k"] - 1])]
+        left = [one - np.polyval(np.polyfit(time, one, 1), time) for one in pair]
+        assert row["estimate"] == pytest.approx(np.corrcoef(left)[0, 1])
 
 
 def test_a_gap_that_leads_its_stability_is_found_at_its_lag():

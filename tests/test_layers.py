@@ -11,7 +11,19 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 
 # Each row may import from the rows above it, and a folder from itself.
 LAYERS = [
-    {"errors", "sizes", "untrusted", "words", "history", "result", "families", "parts", "modelconfig", "roles"},
+    {
+        "errors",
+        "sizes",
+        "untrusted",
+        "words",
+        "history",
+        "result",
+        "families",
+        "parts",
+        "modelconfig",
+        "presets",
+        "roles",
+    },
     {"floats", "gram", "rolling", "nulls", "matrix", "lowrank", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},

@@ -16,13 +16,14 @@ from small import data_of, few_draws, run_here
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sedarchive.archive import Archive
+from sedarchive.compute.matrix_rows import stats_columns
 from sedarchive.errors import MemoryBudgetError
 from sedarchive.executor import Executor
 from sedarchive.history import TensorSpec
 from sedarchive.leaves import resolve_scopes
 from sedarchive.lowrank.products import find_products
 from sedarchive.lowrank.spectra import product_sigmas
-from sedarchive.matrix.spectra import matrix_stats
+from sedarchive.matrix.stack import SpectraStack
 from sedarchive.plan import grid
 from sedarchive.sizes import KIB, MIB
 from sedarchive.sweeps.anatomy import anatomy
@@ -176,12 +177,14 @@ def test_the_singular_values_of_a_product_are_those_of_the_merged_weights(runs, 
 def test_statistics_of_a_product_are_those_of_a_matrix_of_its_rank():
     rng = np.random.default_rng(0)
     left, right = rng.standard_normal((40, 3)), rng.standard_normal((3, 25))
-    stats = matrix_stats(product_sigmas(left, right, 1.5))
+    spectrum = product_sigmas(left, right, 1.5)
+    stats = stats_columns(SpectraStack(spectrum.sigma[None], np.array([spectrum.n_resolved])), 40, 25)
     sigma = np.linalg.svd(1.5 * left @ right, compute_uv=False)[:3]
     share = sigma**2 / np.sum(sigma**2)
-    assert np.isclose(stats.frobenius_norm, np.linalg.norm(sigma), rtol=1e-12)
-    assert np.isclose(stats.effective_rank, np.exp(-np.sum(share * np.log(share))), rtol=1e-12)
-    assert stats.effective_rank < 3
+    assert np.isclose(stats["frobenius_norm"], np.linalg.norm(sigma), rtol=1e-12)
+    assert np.isclose(stats["effective_rank"], np.exp(-np.sum(share * np.log(share))), rtol=1e-12)
+    assert stats["effective_rank"] < 3
+    assert np.isnan([stats["mp_scale"], stats["n_outliers"], stats["outlier_share"]]).all()  # no bulk to speak of
     assert product_sigmas(np.full((4, 1), np.nan), right[:1], 1.0).status == "nonfinite"
     assert product_sigmas(left[:0], right, 1.0).status == "empty"
 
@@ -473,6 +476,8 @@ def test_tables_and_plans_show_products(tmp_path):
     (windows,) = data_of(run_here("query", sql, "--json", **where))
     assert windows["n"] == 5
     assert windows["least"] >= 1
+    sql = "SELECT count(*) AS n FROM matrix_excess WHERE matrix LIKE '%.lora'"
+    assert data_of(run_here("query", sql, "--json", **where)) == [{"n": 0}]  # a full random matrix is no null for it
     (status,) = data_of(run_here("status", "--json", **where))["runs"]
     assert (status["tensors"], status["products"]) == (8, 4)
     (seen,) = data_of(run_here("inspect", tmp_path / "run", "--json"))

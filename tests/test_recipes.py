@@ -60,8 +60,10 @@ gap_profile
 history
 lag_flip
 lag_scan
+layer_coupling
 layer_profile
 lead_times
+phase_coupling
 phases
 projection_error
 qk_vo_asymmetry
@@ -72,6 +74,7 @@ sliding_coupling
 spectral_edge
 stability
 wave_velocity
+xu2026
 """
 
 
@@ -133,6 +136,20 @@ def test_every_lag_agrees_with_explicit_pairs(planted_db, name, window_size, sta
     assert [row["lag"] for row in rows] == list(expected)
     assert [row["n"] for row in rows] == [n for _, n in expected.values()]
     np.testing.assert_allclose([row["r"] for row in rows], [r for r, _ in expected.values()], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("search", ["tinystories", "gpt2", "thesis"])
+@pytest.mark.parametrize(("run", "sizes"), [("lead_end", (10, 20)), ("lead_centre", (4, 5, 10))])
+def test_the_preset_finds_a_planted_lead_at_every_window_size(planted_db, run, sizes, search):
+    rows = ask(planted_db, "xu2026", run=run, search=search)
+    delay = dict.fromkeys(sizes, 0) if run == "lead_end" else {size: size / 2 for size in sizes}
+    assert [row["window_size"] for row in rows] == list(sizes)
+    for row in rows:
+        assert abs(row["peak_lag"] - (planted.LEAD - delay[row["window_size"]])) <= 0.5
+        assert row["p_lags"] == 0.01
+        assert row["p"] >= row["p_lags"]
+        assert row["status"] == "ok"
+        assert row["p_xu"] < 0.01
 
 
 def test_only_the_lags_asked_for_are_shown(planted_db):

@@ -44,6 +44,7 @@ CONTRACT = {
     "fits": "fit run scope parameter estimate low high n r2 r2_out_of_sample status",
     "computations": "run table_name key options versions digests started finished",
     "requests": "kind value",
+    "presets": "preset choice value evidence source",
     "schema_meta": "key value",
 }
 

@@ -52,6 +52,7 @@ def test_the_optimizer_in_a_checkpoint_of_nanogpt(tmp_path):
     assert meta["optimizer"] == {"lr": 6e-4, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95, "optimizer": "AdamW"}
     (run,) = find_runs(tmp_path)
     facts, findings = training_facts(run, meta)
+    assert facts.pop("parameter_groups") == [{"weight_decay": 0.1, "count": 1}, {"weight_decay": 0.0, "count": 1}]
     assert facts == {"optimizer": "AdamW", "lr": 6e-4, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95}
     assert findings == []
 
@@ -88,7 +89,7 @@ def test_the_rate_of_one_checkpoint_is_not_the_peak(tmp_path):
 )  # fmt: skip
 def test_an_optimizer_that_is_none_says_nothing(tmp_path, optimizer):
     torch.save({"model": {"w": torch.zeros(2)}, "optimizer": optimizer}, tmp_path / "ckpt_1.pt")
-    assert "optimizer" not in meta_of(tmp_path / "ckpt_1.pt")
+    assert not {"optimizer", "parameter_groups"} & meta_of(tmp_path / "ckpt_1.pt").keys()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -137,7 +138,8 @@ def test_the_hyperparameters_of_lightning(tmp_path):
     meta = meta_of(run.checkpoints[-1].path)
     assert meta["optimizer"]["lr"] == 3e-3
     (run.folder / "hparams.yaml").unlink()
-    assert training_facts(run, meta) == (wanted, [])
+    groups = [{"weight_decay": 0.2, "count": 2}]
+    assert training_facts(run, meta) == ({**wanted, "parameter_groups": groups}, [])
 
 
 @pytest.mark.parametrize(

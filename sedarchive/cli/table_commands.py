@@ -76,6 +76,17 @@ def _known_cluster(place: str | None) -> str | None:
     return place
 
 
+def _known_presets(names: list[str] | None) -> list[str] | None:
+    if names:
+        from sedarchive.presets import PRESETS
+        from sedarchive.words import did_you_mean
+
+        for name in names:
+            if name not in PRESETS:
+                raise typer.BadParameter(f"{name!r}{did_you_mean(name, PRESETS)} is not one of {', '.join(PRESETS)}")
+    return names
+
+
 WindowsOption = Annotated[
     list[str] | None,
     typer.Option("--window", "-w", callback=_known_windows, help="Updates a window: 10, or 5,10, or 5..30. Repeats."),
@@ -121,6 +132,14 @@ ForgetWindowOption = Annotated[
 ForgetScopeOption = Annotated[
     list[str] | None, typer.Option("--forget-scope", help="Withdraw a scope that was asked for. Repeats.")
 ]
+PresetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preset",
+        callback=_known_presets,
+        help="Follow a paper's authors too, in rows of their own: xu2026 (Spectral Edge Dynamics). Repeats.",
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")]
 
 
@@ -137,6 +156,7 @@ def compute(
     arch: ArchOption = None,
     projection: ProjectionOption = None,
     projection_seeds: ProjectionSeedsOption = None,
+    preset: PresetOption = None,
     runs_info: RunsInfoOption = None,
     forget_window: ForgetWindowOption = None,
     forget_scope: ForgetScopeOption = None,
@@ -159,11 +179,13 @@ def compute(
     """
     from sedarchive.compute.refresh import ComputeOptions
     from sedarchive.compute.requests import Withdrawn, parse_dimensions, parse_windows
+    from sedarchive.presets import windows_asked
 
     with handled():
         options = ComputeOptions(
-            windows=tuple(parse_windows(window or [])),
+            windows=windows_asked(parse_windows(window or []), preset or []),
             scopes=tuple(scope or ()),
+            presets=tuple(preset or ()),
             spectra=spectra,
             inference=inference,
             every=every,

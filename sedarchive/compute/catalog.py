@@ -9,6 +9,7 @@ from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import merged
 from sedarchive.audit.evidence import Evidence, evidence_text, read_evidence
+from sedarchive.compute.decayed import decayed_tensors
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Finding, Metric
 from sedarchive.logs import coverage_findings
@@ -79,6 +80,7 @@ def _run_row(anatomy: Anatomy, info: dict[str, str]) -> Columns:
         "n_parameters": anatomy.n_parameters,
         "n_layers": architecture.n_layers,
         **run_facts(anatomy.run.config, info),
+        "decay_rule": decayed_tensors(anatomy).rule,
     }
 
 
@@ -101,7 +103,7 @@ def _checkpoint_rows(anatomy: Anatomy, metrics: Sequence[Metric]) -> Columns:
 def _tensor_rows(anatomy: Anatomy, findings: Sequence[Finding]) -> Columns:
     tensors = list(anatomy.tensors.values())
     unreadable = {one.tensor: f"cannot be read: {one.detail}" for one in findings if one.check_name == UNREADABLE}
-    roles = [anatomy.roles[tensor.name] for tensor in tensors]
+    roles, decayed = [anatomy.roles[tensor.name] for tensor in tensors], decayed_tensors(anatomy).tensors
     rows: Columns = {
         "tensor": [tensor.name for tensor in tensors],
         "shape": ["x".join(map(str, tensor.spec.shape)) for tensor in tensors],
@@ -111,6 +113,7 @@ def _tensor_rows(anatomy: Anatomy, findings: Sequence[Finding]) -> Columns:
         "role": [role.role for role in roles],
         "kind": [role.kind for role in roles],
         "tied_to": [anatomy.tied_to.get(tensor.name) for tensor in tensors],
+        "decays": [tensor.name in decayed for tensor in tensors],
         "skipped_reason": [unreadable.get(one.name) or anatomy.skipped_reason(one.name) for one in tensors],
     }
     products = _product_rows(anatomy, unreadable)
@@ -133,6 +136,7 @@ def _product_rows(anatomy: Anatomy, unreadable: Mapping[str | None, str]) -> Col
         "role": [role.role for role in roles],
         "kind": ["matrix" for _ in products],
         "tied_to": [None for _ in products],
+        "decays": [None for _ in products],
         "skipped_reason": [unreadable.get(one.name) or text for one, text in zip(products, described, strict=True)],
     }
 

@@ -39,6 +39,8 @@ from sedarchive.tables import Database
 ALGORITHM = "couplings-1"
 _CHOICES = (*(("plain", detrend) for detrend in DEGREES), ("partial_lr", "linear"), ("difference", "none"))
 VARIANTS = tuple(Variant(stamp, detrend, kind) for stamp in STAMPS for kind, detrend in _CHOICES)
+MEASURES = ("peak", "lag", "flip", "sliding", "granger", "multiple_r2")
+"""Kinds of rows that are written here."""
 _RAW = Variant("end", "none", "plain")
 _NO_TARGET = "val_loss"
 _Task = Callable[[], list[Columns]]
@@ -47,7 +49,7 @@ _Task = Callable[[], list[Columns]]
 def keyed_couplings(run: str) -> KeyedRows:
     """Rows of ``couplings`` of one run; all window sizes of a scope are searched together."""
     options = json.dumps({"draws": DRAWS, "seed": 0})
-    return KeyedRows(run, "couplings", ALGORITHM, (Owned("couplings", by=("scope",)),), options)
+    return KeyedRows(run, "couplings", ALGORITHM, (Owned("couplings", ("scope",), "measure", MEASURES),), options)
 
 
 def wanted_couplings(database: Database, run: str, sizes: Sequence[int]) -> dict[Pair, str]:

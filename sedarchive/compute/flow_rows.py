@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.inference.feedback import MIN_POINTS, correlations, lagged
+from sedarchive.inference.feedback import MIN_POINTS, Correlations, correlations, lagged, paired_correlations
 from sedarchive.inference.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
 
 Floats = NDArray[np.float64]
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 FLOWS = {"gap_flow": False, "gap_flow_xu": True}
 """Fits that need the sampled null -> whether their difference is the authors' centred one."""
 MOST_WINDOWS = 128
-FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality")
+FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality", "gap_maximality_stability")
 _TEXTS = ("fit", "parameter", "status")
 _NUMBERS = ("k", "estimate", "low", "high", "null_low", "null_high", "p", "n", "r2", "r2_out_of_sample")
 
@@ -86,7 +86,8 @@ def _viable(flow: GapFlow) -> Row:
 
 def other_rows(windows: GapWindows, stability: Floats, loss: Floats) -> list[Row]:
     """Fits without a sampled null; ``stability`` (n, W) and ``loss`` (n,) as in the functions below."""
-    return time_rows(windows) + feedback_rows(windows, stability) + maximality_rows(windows, loss)
+    against_gap = feedback_rows(windows, stability) + stability_rows(windows, stability)
+    return time_rows(windows) + against_gap + maximality_rows(windows, loss)
 
 
 def time_rows(windows: GapWindows) -> list[Row]:
@@ -123,12 +124,27 @@ def feedback_rows(windows: GapWindows, stability: Floats) -> list[Row]:
 def maximality_rows(windows: GapWindows, loss: Floats) -> list[Row]:
     """Correlation of the collapse of every ratio with the rise of the validation loss (n,) at the windows' ends."""
     size = windows.sigma.shape[1]
+    return _maximality("gap_maximality", correlations(_collapse(windows), np.diff(loss), size), size)
+
+
+def stability_rows(windows: GapWindows, stability: Floats) -> list[Row]:
+    """Correlation of the collapse of every ratio with the fall of the stability (n, W) of its own direction."""
+    size = windows.sigma.shape[1]
+    fall = -np.diff(stability[:, :-1], axis=0).T
+    return _maximality("gap_maximality_stability", paired_correlations(_collapse(windows), fall, size), size)
+
+
+def _collapse(windows: GapWindows) -> Floats:
+    """How much each ratio fell from one window to the next (W - 1, n - 1)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = windows.sigma[:, :-1] / windows.sigma[:, 1:]
-    found = correlations(-np.diff(ratio, axis=0).T, np.diff(loss), size)
+        collapse: Floats = -np.diff(windows.sigma[:, :-1] / windows.sigma[:, 1:], axis=0).T
+    return collapse
+
+
+def _maximality(name: str, found: Correlations, size: int) -> list[Row]:
     return [
         {
-            "fit": "gap_maximality",
+            "fit": name,
             "parameter": "r",
             "k": k,
             "estimate": found.r[k - 1],

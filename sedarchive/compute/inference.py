@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.couplings import keyed_couplings, refresh_couplings, wanted_couplings
+from sedarchive.compute.edge_couplings import keyed_edge_couplings, refresh_edge_couplings, wanted_edge_couplings
 from sedarchive.compute.fits import keyed_fits, refresh_fits, wanted_fits
 from sedarchive.compute.phases import keyed_phases, refresh_phases, wanted_phases
 from sedarchive.compute.turns import Turns
@@ -27,6 +28,13 @@ class InferenceSource:
     """Window sizes that were asked for, whose null is in the tables."""
     val_loss: NDArray[np.float64]
     """Validation loss at each checkpoint (T,); NaN where unknown."""
+    presets: tuple[str, ...] = ()
+    """Presets that are followed."""
+
+    @property
+    def reached(self) -> list[int]:
+        """Sizes of which the run has a window, ascending."""
+        return [size for size in sorted(self.sizes) if size < len(self.steps)]
 
 
 def refresh_inference(source: InferenceSource, turns: Turns, executor: Executor) -> None:
@@ -35,6 +43,7 @@ def refresh_inference(source: InferenceSource, turns: Turns, executor: Executor)
     refresh_fits(source.run, val_loss, source.sizes, turns, executor)
     refresh_phases(source.run, source.sizes, turns, executor)
     refresh_couplings(source.run, source.steps, source.sizes, turns, executor)
+    refresh_edge_couplings(source.run, source.steps, source.reached, source.presets, turns)
 
 
 def drop_stale_inference(source: InferenceSource, database: Database) -> None:
@@ -44,5 +53,6 @@ def drop_stale_inference(source: InferenceSource, database: Database) -> None:
         (keyed_fits(run), wanted_fits(database, run)),
         (keyed_phases(run), wanted_phases(database, run, sizes)),
         (keyed_couplings(run), wanted_couplings(database, run, sizes)),
+        (keyed_edge_couplings(run), wanted_edge_couplings(database, run, source.reached, source.presets)),
     ):
         keyed.drop(database, keyed.outstanding(database, wanted))

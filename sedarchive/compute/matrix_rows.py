@@ -30,7 +30,10 @@ WITH_NULL = (
 
 def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int) -> Columns:
     """Every metric of N spectra of matrices (n_rows, n_cols)."""
-    columns = _fields_of(metrics_of(stack, max(n_rows, n_cols))) | _bulk_columns(bulk_of(stack, n_rows, n_cols))
+    n_values = stack.sigma.shape[1]
+    columns: Columns = {"n_values": np.full(len(stack.sigma), n_values)}
+    columns |= _fields_of(metrics_of(stack, max(n_rows, n_cols)))
+    columns |= _bulk_columns(bulk_of(stack, n_rows, n_cols) if n_values == min(n_rows, n_cols) else _no_bulk(stack))
     for name, slopes in slopes_of(stack).items():
         columns |= _slope_columns(name, slopes)
     columns |= _hill_columns(hill_of(stack)) | _density_columns(stack)
@@ -65,6 +68,12 @@ def _bulk_columns(bulk: Bulk) -> Columns:
         "n_outliers": bulk.n_outliers,
         "outlier_share": bulk.outlier_share,
     }
+
+
+def _no_bulk(stack: SpectraStack) -> Bulk:
+    """Nothing: a product of thin factors has a few singular values, and no bulk of noise."""
+    unknown = np.full(len(stack.sigma), np.nan)
+    return Bulk(unknown, unknown, unknown, unknown, unknown)
 
 
 def _slope_columns(name: str, slopes: Slopes) -> Columns:

@@ -38,13 +38,15 @@ class ComputeOptions:
     projections: tuple[int, ...] = ()
     """Dimensions of random projections whose errors are wanted."""
     projection_seeds: int | None = None
+    presets: tuple[str, ...] = ()
+    """Presets to follow beside the defaults; their window sizes are among ``windows``."""
     forget: Withdrawn = field(default_factory=Withdrawn)
     """Earlier requests that are wanted no more."""
 
     @property
     def asked(self) -> Asked:
         """Options that are recorded."""
-        more = (self.projections, self.projection_seeds, self.forget)
+        more = (self.projections, self.projection_seeds, self.forget, self.presets)
         return Asked(self.windows, self.scopes, self.runs_info, self.layout, *more)
 
     @property

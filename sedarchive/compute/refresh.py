@@ -16,6 +16,7 @@ from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
+from sedarchive.compute.edge_couplings import record_presets
 from sedarchive.compute.inference import InferenceSource, drop_stale_inference, refresh_inference
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.lifecycle import refresh_lifecycle
@@ -75,6 +76,7 @@ def compute(
         _check_scopes(options.scopes, anatomies)
         check_some_have(anatomies, options.heads, options.kv_heads)
         requests = record_requests(tables, options.asked)
+        record_presets(tables, requests.presets)
         _write_empty_runs(tables, runs)
         _forget_other_runs(tables, opened.run_names)
         # a plan that does not fit is refused before anything is read
@@ -209,7 +211,7 @@ class _Job:
             self.progress,
         )
         asked = tuple(size for size, with_null in sizes.items() if with_null)
-        source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss)
+        source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)
         if self.options.inference:
             refresh_inference(source, self.turns, self.options.executor)
         else:

@@ -12,6 +12,7 @@ from typing import Any
 from sedarchive.errors import HistoryError, UnknownNameError
 from sedarchive.families import Family, parse_family
 from sedarchive.leaves import DEFAULT_SCOPES
+from sedarchive.presets import PRESETS
 from sedarchive.recipes import shortened
 from sedarchive.tables import Database
 
@@ -38,6 +39,8 @@ class Requests:
     projections: tuple[int, ...] = ()
     """Dimensions of random projections, for windows with null."""
     projection_seeds: int = DEFAULT_PROJECTION_SEEDS
+    presets: tuple[str, ...] = ()
+    """Names of presets to follow."""
 
     @property
     def projected_scopes(self) -> tuple[str, ...]:
@@ -87,6 +90,7 @@ class Asked:
     projection_seeds: int | None = None
     """None: as before."""
     forget: Withdrawn = field(default_factory=Withdrawn)
+    presets: Sequence[str] = ()
 
 
 def parse_windows(values: Iterable[str]) -> list[int]:
@@ -226,15 +230,17 @@ def record_requests(database: Database, asked: Asked) -> Requests:
     scopes = _all_scopes([scope for scope in before if asked.forget.keeps(scope)], asked.scopes)
     info: dict[str, dict[str, str]] = json.loads(known.get("runs_info", ["{}"])[0]) | asked.runs_info
     projections = sorted({*map(int, known.get("projection", [])), *asked.projections})
+    presets = sorted({*known.get("preset", []), *asked.presets} & PRESETS.keys())
     seeds = asked.projection_seeds or int(known.get("projection_seeds", [str(DEFAULT_PROJECTION_SEEDS)])[0])
     recorded = [("window", str(size)) for size in windows] + [("scope", scope) for scope in scopes]
     recorded += [("projection", str(dimension)) for dimension in projections] + [("projection_seeds", str(seeds))]
+    recorded += [("preset", name) for name in presets]
     recorded += [(name, str(value)) for name, value in sorted(asdict(asked.layout).items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
     derived = tuple(sorted({*DEFAULT_WINDOWS, *windows}))
-    return Requests(derived, frozenset(windows), scopes, info, tuple(projections), seeds)
+    return Requests(derived, frozenset(windows), scopes, info, tuple(projections), seeds, tuple(presets))
 
 
 def _all_scopes(known: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence
 from sedarchive.compute.audits import Audit
+from sedarchive.compute.decayed import Decayed, decayed_tensors
 from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair, ScopeSize
 from sedarchive.compute.logged import Logged
 from sedarchive.compute.null_rows import NULL_INPUTS, bands_of_windows, null_rows, unit_null
@@ -40,7 +41,7 @@ from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 
-ALGORITHM = "windows-3"
+ALGORITHM = "windows-4"
 TABLES = ("updates", "windows", "window_sigmas")
 _NULL_KEYS = {
     "windows": ("scope", "window_size", "step"),
@@ -71,8 +72,16 @@ class WindowSource:
 
     def key(self, scope: Scope, size: int, with_null: bool) -> str:
         """Hash of everything that the rows of a scope and size follow from."""
-        leaves = [leaf.name for leaf in scope.leaves]
-        return canonical_digest([ALGORITHM, self.stored.key, self.logged.key, leaves, size, with_null])[:16]
+        leaves, decayed = ([leaf.name for leaf in one.leaves] for one in (scope, self.decayed(scope)))
+        return canonical_digest([ALGORITHM, self.stored.key, self.logged.key, leaves, decayed, size, with_null])[:16]
+
+    def decayed(self, scope: Scope) -> Scope:
+        """Part of a scope that weight decay acts on."""
+        return scope.only(self._decayed.tensors)
+
+    @cached_property
+    def _decayed(self) -> Decayed:
+        return decayed_tensors(self.anatomy)
 
 
 def refresh_windows(
@@ -166,14 +175,14 @@ def _derive(
 
 
 def _decays(source: WindowSource, batch: Sequence[tuple[Scope, Gram]]) -> list[NDArray[np.float64] | None]:
-    """What weight decay did to each scope: to its matrices alone, where their decay is known.
+    """What weight decay did to each scope: to the tensors that it acts on alone, where its rate is known.
 
     Of a product it is not: decay acts on its factors.
     """
     rate = source.logged.decay_sum
     if not np.isfinite(rate).any():
         return [None] * len(batch)
-    mixed = [scope.matrices for scope, _ in batch if scope.matrices != scope]
+    mixed = [part for scope, _ in batch if (part := source.decayed(scope)) != scope]
     decayed = dict(zip((scope.name for scope in mixed), source.stored.grams(mixed), strict=True))
     return [
         None if scope.has_products else decay_products(decayed.get(scope.name, gram), rate) for scope, gram in batch

@@ -51,13 +51,29 @@ def correlations(features: Floats, target: Floats, margin: int) -> Correlations:
     independent points and for differences of smooth series, but 10 % for rho = 0.9 as it stands, since a circle has a
     seam. So correlate changes of smooth series, not their levels.
     """
-    known = np.isfinite(target)
+    return paired_correlations(features, target[None], margin)
+
+
+def paired_correlations(features: Floats, targets: Floats, margin: int) -> Correlations:
+    """Correlate each feature with a target of its own, against circular shifts of all targets together.
+
+    Parameters
+    ----------
+    features
+        (m, n); one with a NaN, in it or in its target, at a point where some target is known is left out.
+    targets
+        (m, n), or (1, n) for one that all share; points where all are NaN are left out.
+    margin
+        As for :func:`correlations`.
+    """
+    known = np.isfinite(targets).any(axis=0)
     n = int(known.sum())
-    usable = np.isfinite(features[:, known]).all(axis=1)
+    usable = np.isfinite(features[:, known] + targets[:, known]).all(axis=1)
     r, p = np.full(len(features), np.nan), np.full(len(features), np.nan)
     if n < MIN_POINTS or n <= 2 * margin or not usable.any():
         return Correlations(r, p, n)
-    x, y = _standard(features[usable][:, known]), _standard(target[None, known])
+    own = targets if len(targets) == 1 else targets[usable]
+    x, y = _standard(features[usable][:, known]), _standard(own[:, known])
     # correlation at every circular shift at once
     turned = np.fft.irfft(np.fft.rfft(x) * np.conj(np.fft.rfft(y)), n) / n
     surrogates = np.abs(np.nan_to_num(turned[:, margin : n - margin + 1])).max(axis=0)

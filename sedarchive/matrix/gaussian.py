@@ -50,8 +50,8 @@ class Bulk:
     """Marchenko-Pastur edge of sigma, scale (sqrt m + sqrt n)."""
     edge_tw: Floats
     """95 % quantile of the largest sigma of such a random matrix (Tracy-Widom)."""
-    n_outliers: NDArray[np.int64]
-    """Singular values above ``edge_tw``."""
+    n_outliers: Floats
+    """Number of singular values above ``edge_tw``."""
     outlier_share: Floats
     """Their share of sum sigma²."""
 
@@ -76,7 +76,7 @@ def bulk_of(stack: SpectraStack, n_rows: int, n_cols: int) -> Bulk:
         scale=scale,
         edge=scale * (np.sqrt(longer) + np.sqrt(shorter)),
         edge_tw=scale * edge,
-        n_outliers=outside.sum(axis=1),
+        n_outliers=outside.sum(axis=1).astype(np.float64),
         outlier_share=np.where(outside, energy, 0.0).sum(axis=1) / energy.sum(axis=1),
     )
 

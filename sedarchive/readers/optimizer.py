@@ -5,6 +5,7 @@ from typing import Any
 
 _KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizers")
 _GROUP_LIMIT = 10_000
+_PARAMETER_LIMIT, _NAME_LIMIT = 100_000, 512
 
 
 def optimizer_settings(items: Mapping[Any, Any], as_mapping: Callable[[Any], dict[Any, Any]]) -> dict[str, Any]:
@@ -37,6 +38,37 @@ def optimizer_settings(items: Mapping[Any, Any], as_mapping: Callable[[Any], dic
             if "amsgrad" in group and isinstance(group.get("decoupled_weight_decay"), bool):  # as torch 2.7 tells them
                 found["optimizer"] = "AdamW" if group["decoupled_weight_decay"] else "Adam"
     return found
+
+
+def parameter_groups(items: Mapping[Any, Any], as_mapping: Callable[[Any], dict[Any, Any]]) -> list[dict[str, Any]]:
+    """Weight decay and number of parameters of each group of a checkpoint's optimizer, with names where it has them.
+
+    Parameters
+    ----------
+    items, as_mapping
+        As for :func:`optimizer_settings`.
+
+    Returns
+    -------
+    list of dict
+        ``weight_decay``, ``count`` and, as torch keeps them since 2.6 if it was given them, ``names``. Empty where a
+        group says less than that, or there is no optimizer.
+    """
+    found: list[dict[str, Any]] = []
+    for group in _groups(items, as_mapping):
+        parameters, names = group.get("params"), group.get("param_names") or ()
+        if not _is_number(group.get("weight_decay")) or not isinstance(parameters, list | tuple):
+            return []
+        named = isinstance(names, list | tuple) and len(names) == len(parameters) and all(map(_is_name, names))
+        found.append({"weight_decay": float(group["weight_decay"]), "count": len(parameters)})
+        found[-1] |= {"names": list(names)} if named else {}
+        if sum(one["count"] for one in found) > _PARAMETER_LIMIT:
+            return []
+    return found
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _NAME_LIMIT
 
 
 def _groups(items: Mapping[Any, Any], as_mapping: Callable[[Any], dict[Any, Any]]) -> Iterator[dict[Any, Any]]:

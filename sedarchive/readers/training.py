@@ -44,7 +44,7 @@ def training_facts(source: RunSource, meta: Mapping[str, Any]) -> tuple[dict[str
     Returns
     -------
     facts : dict
-        Those that are known.
+        Those that are known; ``parameter_groups`` are those of the last checkpoint's optimizer.
     findings : list of Finding
         Files that could not be read, and sources that disagree: the first one stays.
     """
@@ -57,6 +57,8 @@ def training_facts(source: RunSource, meta: Mapping[str, Any]) -> tuple[dict[str
                 facts[name], origins[name] = value, origin
             elif not _same(facts[name], value):
                 findings.append(_disagreement(name, (origins[name], facts[name]), (origin, value)))
+    if isinstance(meta.get("parameter_groups"), list):
+        facts["parameter_groups"] = meta["parameter_groups"]
     return facts, findings
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sedarchive.history import Finding
-from sedarchive.readers.optimizer import optimizer_settings
+from sedarchive.readers.optimizer import optimizer_settings, parameter_groups
 from sedarchive.readers.torchobjects import StoredTensor
 from sedarchive.readers.unpickle import Opaque
 
@@ -257,7 +257,9 @@ def _meta(items: Mapping[Any, Any]) -> dict[str, Any]:
     plain = _Plain()
     settings = optimizer_settings(items, as_mapping)
     maps = {key: values for key in _META_MAPS if (values := plain.values(items.get(key), 0))}
-    return scalars | maps | ({"optimizer": settings} if settings else {})
+    groups = parameter_groups(items, as_mapping)
+    trained = {"optimizer": settings, "parameter_groups": groups}
+    return scalars | maps | {name: value for name, value in trained.items() if value}
 
 
 def _is_scalar(value: Any) -> bool:

@@ -78,6 +78,8 @@ CREATE TABLE couplings (
     measure VARCHAR,
     kind VARCHAR,
     peak_rule VARCHAR,
+    preset VARCHAR,
+    phase_method VARCHAR,
     width BIGINT,
     lag DOUBLE,
     r DOUBLE,
@@ -108,29 +110,31 @@ COMMENT ON COLUMN couplings.target IS 'Metric, interpolated between the logged s
 COMMENT ON COLUMN couplings.stamp IS 'Step that stands for a window: end (of its last update, W / 2 checkpoints late) or centre [text]';
 COMMENT ON COLUMN couplings.detrend IS 'Polynomial in step that was taken out of both first: none, linear or cubic [text]';
 COMMENT ON COLUMN couplings.phase IS 'Part of the run; all for the whole [text]';
-COMMENT ON COLUMN couplings.measure IS 'lag (one lag of a scan), peak (of a scan), flip (sign of the peak lag against that of the next smaller window), sliding (extreme of sliding correlations), granger or multiple_r2 [text]';
+COMMENT ON COLUMN couplings.measure IS 'lag (one lag of a scan), peak (of a scan), flip (sign of the peak lag against that of the next smaller window), sliding (extreme of sliding correlations), granger or multiple_r2; peak_xu, lag_xu, flip_xu: the same by a preset, see preset; phase: one phase at lag 0; group: one layer at lag 0, groups: all layers together, groups_weakest: the layer of smallest |r| [text]';
 COMMENT ON COLUMN couplings.kind IS 'What is correlated: plain (the series), partial_lr (less the linear effect of the learning rate), difference (from one checkpoint to the next) [text]';
 COMMENT ON COLUMN couplings.peak_rule IS 'Which r is the peak: abs (largest |r|) or negative (most negative, the authors'' rule, a choice of direction); of a sliding extreme lowest or highest [text]';
+COMMENT ON COLUMN couplings.preset IS 'Preset and its lag search, such as xu2026/gpt2, see the table presets; NULL: an analysis of our own [text]';
+COMMENT ON COLUMN couplings.phase_method IS 'Rule that divides the run into phases, as in phases.method; NULL: the whole run [text]';
 COMMENT ON COLUMN couplings.width IS 'Points of a sliding correlation [checkpoints]';
 COMMENT ON COLUMN couplings.lag IS 'Positive: the feature leads [checkpoints]';
 COMMENT ON COLUMN couplings.r IS 'Pearson correlation [1]';
 COMMENT ON COLUMN couplings.n IS 'Pairs; of a sliding extreme the positions, of a test the points [count]';
 COMMENT ON COLUMN couplings.n_eff IS 'Effective pairs n (1 - a b) / (1 + a b), a and b the lag-1 autocorrelations; below 10 neither p nor interval [1]';
 COMMENT ON COLUMN couplings.n_eff_xu IS 'The authors'' effective pairs n (1 - a) / (1 + a), a the larger autocorrelation; at least 4 [1]';
-COMMENT ON COLUMN couplings.p IS 'p-value by the maximum over all lags, features and window sizes of this scope, target, stamp, detrend and kind, against surrogates of the metric; of a flip, a sliding extreme or a test: of itself alone [1]';
-COMMENT ON COLUMN couplings.p_lags IS 'p-value by the maximum over the lags of this scan alone: for a feature, scope and window size fixed beforehand [1]';
+COMMENT ON COLUMN couplings.p IS 'p-value by the maximum over all lags, features and window sizes of this scope, target, stamp, detrend and kind, against surrogates of the metric; of a flip, a sliding extreme or a test: of itself alone; of a group: over all layers and window sizes, of a phase: over all phases and window sizes [1]';
+COMMENT ON COLUMN couplings.p_lags IS 'p-value by the maximum over the lags of this scan alone: for a feature, scope and window size fixed beforehand; of a phase: of this phase alone [1]';
 COMMENT ON COLUMN couplings.p_xu IS 'The authors'' p-value, by Student''s t with n_eff_xu (of granger: by the F distribution); ignores the search, so for a peak far too small [1]';
 COMMENT ON COLUMN couplings.low IS 'Lower end of the 95 % interval of r at this lag, by Fisher''s z with n_eff; of a peak not corrected for its choice [1]';
 COMMENT ON COLUMN couplings.high IS 'Upper end of the same interval [1]';
 COMMENT ON COLUMN couplings.null_low IS '2.5 % quantile of the smallest sliding r of a run under surrogates [1]';
-COMMENT ON COLUMN couplings.null_high IS '97.5 % quantile of the largest sliding r of a run under surrogates; of multiple_r2 the 95 % quantile of R2 [1]';
+COMMENT ON COLUMN couplings.null_high IS '97.5 % quantile of the largest sliding r of a run under surrogates; of multiple_r2 and groups the 95 % quantile of R2, of groups_weakest of |r| of that layer [1]';
 COMMENT ON COLUMN couplings.first_lag IS 'First lag searched that has 8 pairs [checkpoints]';
 COMMENT ON COLUMN couplings.last_lag IS 'Last lag searched that has 8 pairs [checkpoints]';
 COMMENT ON COLUMN couplings.other_window_size IS 'Window size that a flip compares with [updates]';
 COMMENT ON COLUMN couplings.other_lag IS 'Peak lag at that window size [checkpoints]';
-COMMENT ON COLUMN couplings.statistic IS 'F of granger, R2 of multiple_r2 [1]';
+COMMENT ON COLUMN couplings.statistic IS 'F of granger, R2 of multiple_r2 and of groups [1]';
 COMMENT ON COLUMN couplings.lag_order IS 'Lags of metric and feature in granger, by AIC [checkpoints]';
-COMMENT ON COLUMN couplings.status IS 'ok; irregular (unequally spaced checkpoints); or why a value is NULL: no_target, too_few, constant, few_effective, border (peak at the end of the search: none), wrong_sign, no_flip, gaps_or_too_few [text]';
+COMMENT ON COLUMN couplings.status IS 'ok; irregular (unequally spaced checkpoints); or why a value is NULL: no_target, too_few, constant, few_effective, border (peak at the end of the search: none), wrong_sign, no_flip, gaps_or_too_few, no_signal_rank [text]';
 
 CREATE TABLE fits (
     fit VARCHAR,

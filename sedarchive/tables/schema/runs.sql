@@ -16,6 +16,7 @@ CREATE TABLE runs (
     beta2 DOUBLE,
     lr DOUBLE,
     weight_decay DOUBLE,
+    decay_rule VARCHAR,
     arm VARCHAR,
     dose DOUBLE,
     parent_run VARCHAR,
@@ -37,6 +38,7 @@ COMMENT ON COLUMN runs.beta1 IS 'First momentum coefficient [1]';
 COMMENT ON COLUMN runs.beta2 IS 'Second momentum coefficient [1]';
 COMMENT ON COLUMN runs.lr IS 'Peak learning rate [1/step]';
 COMMENT ON COLUMN runs.weight_decay IS 'Weight decay coefficient [1]';
+COMMENT ON COLUMN runs.decay_rule IS 'Why tensors.decays is as it is: names or counts of the optimizer''s parameter groups, or assumed (matrices decay, vectors do not) [text]';
 COMMENT ON COLUMN runs.arm IS 'Arm of an experiment, such as treatment or control [text]';
 COMMENT ON COLUMN runs.dose IS 'Dose of the arm [unit of the experiment]';
 COMMENT ON COLUMN runs.parent_run IS 'Run that this one was branched from [text]';
@@ -72,6 +74,7 @@ CREATE TABLE tensors (
     role VARCHAR,
     kind VARCHAR,
     tied_to VARCHAR,
+    decays BOOLEAN,
     skipped_reason VARCHAR
 );
 COMMENT ON TABLE tensors IS 'One row for each tensor of a run, and for each product of two factors of an adapter';
@@ -84,6 +87,7 @@ COMMENT ON COLUMN tensors.layer IS 'Layer, counted from 0; NULL outside the laye
 COMMENT ON COLUMN tensors.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
 COMMENT ON COLUMN tensors.kind IS 'matrix, vector, array, buffer or integer [text]';
 COMMENT ON COLUMN tensors.tied_to IS 'Tensor that this one is the same as, at every step [text]';
+COMMENT ON COLUMN tensors.decays IS 'Whether weight decay acts on it, see runs.decay_rule [flag]';
 COMMENT ON COLUMN tensors.skipped_reason IS 'Why it is left out of the grouped scopes or kept whole, or what it is the product of; NULL if it is not [text]';
 
 CREATE TABLE matrices (
@@ -203,8 +207,22 @@ CREATE TABLE requests (
     value VARCHAR
 );
 COMMENT ON TABLE requests IS 'What compute was asked to keep up to date';
-COMMENT ON COLUMN requests.kind IS 'window, scope, heads, kv_heads, band or runs_info [text]';
+COMMENT ON COLUMN requests.kind IS 'window, scope, preset, projection, projection_seeds, heads, kv_heads, band, arch or runs_info [text]';
 COMMENT ON COLUMN requests.value IS 'A window size, a scope, a number, or facts about runs in JSON [text]';
+
+CREATE TABLE presets (
+    preset VARCHAR,
+    choice VARCHAR,
+    value VARCHAR,
+    evidence VARCHAR,
+    source VARCHAR
+);
+COMMENT ON TABLE presets IS 'What the presets that compute was asked to follow choose, and where each choice was found';
+COMMENT ON COLUMN presets.preset IS 'Name of the preset, as in compute --preset [text]';
+COMMENT ON COLUMN presets.choice IS 'What is chosen [text]';
+COMMENT ON COLUMN presets.value IS 'The choice [text]';
+COMMENT ON COLUMN presets.evidence IS 'code (the authors'' scripts), text (their paper) or ours (found in neither: the most defensible one) [text]';
+COMMENT ON COLUMN presets.source IS 'Paper or script [text]';
 
 CREATE TABLE computations (
     run VARCHAR,
@@ -220,7 +238,7 @@ CREATE TABLE computations (
 );
 COMMENT ON TABLE computations IS 'What the derived tables were made from, by which version';
 COMMENT ON COLUMN computations.run IS 'Run name [text]';
-COMMENT ON COLUMN computations.table_name IS 'Derived table [text]';
+COMMENT ON COLUMN computations.table_name IS 'Derived table, or the name of a kind of its rows [text]';
 COMMENT ON COLUMN computations.scope IS 'Scope, where the table has one [text]';
 COMMENT ON COLUMN computations.window_size IS 'Updates per window; 1: single updates [updates]';
 COMMENT ON COLUMN computations.key IS 'Hash of all inputs: equal means up to date [hex]';
