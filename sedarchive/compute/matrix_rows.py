@@ -30,10 +30,9 @@ WITH_NULL = (
 
 def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int) -> Columns:
     """Every metric of N spectra of matrices (n_rows, n_cols)."""
-    n_values = stack.sigma.shape[1]
-    columns: Columns = {"n_values": np.full(len(stack.sigma), n_values)}
+    columns: Columns = {"n_resolved": stack.n_resolved}
     columns |= _fields_of(metrics_of(stack, max(n_rows, n_cols)))
-    columns |= _bulk_columns(bulk_of(stack, n_rows, n_cols) if n_values == min(n_rows, n_cols) else _no_bulk(stack))
+    columns |= _bulk_columns(bulk_of(stack, n_rows, n_cols), 2 * stack.n_resolved > stack.sigma.shape[1])
     for name, slopes in slopes_of(stack).items():
         columns |= _slope_columns(name, slopes)
     columns |= _hill_columns(hill_of(stack)) | _density_columns(stack)
@@ -60,20 +59,16 @@ def _fields_of(found: Metrics) -> Columns:
     return {one.name: getattr(found, one.name) for one in fields(found)}
 
 
-def _bulk_columns(bulk: Bulk) -> Columns:
-    return {
+def _bulk_columns(bulk: Bulk, known: NDArray[np.bool_]) -> Columns:
+    """Without half of its singular values a matrix has no bulk: a product of thin factors, say."""
+    columns = {
         "mp_scale": bulk.scale,
         "mp_edge": bulk.edge,
         "tw_edge": bulk.edge_tw,
         "n_outliers": bulk.n_outliers,
         "outlier_share": bulk.outlier_share,
     }
-
-
-def _no_bulk(stack: SpectraStack) -> Bulk:
-    """Nothing: a product of thin factors has a few singular values, and no bulk of noise."""
-    unknown = np.full(len(stack.sigma), np.nan)
-    return Bulk(unknown, unknown, unknown, unknown, unknown)
+    return {name: np.where(known, values, np.nan) for name, values in columns.items()}
 
 
 def _slope_columns(name: str, slopes: Slopes) -> Columns:

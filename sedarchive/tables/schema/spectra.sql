@@ -40,7 +40,7 @@ CREATE TABLE matrix_stats (
     role VARCHAR,
     n_rows BIGINT,
     n_cols BIGINT,
-    n_values BIGINT,
+    n_resolved BIGINT,
     frobenius_norm DOUBLE,
     spectral_norm DOUBLE,
     nuclear_norm DOUBLE,
@@ -102,7 +102,7 @@ COMMENT ON COLUMN matrix_stats.layer IS 'Layer, counted from 0; NULL outside the
 COMMENT ON COLUMN matrix_stats.role IS 'query, key, value, output, gate, up, down, embedding, position, unembedding, norm, bias, router or other [text]';
 COMMENT ON COLUMN matrix_stats.n_rows IS 'Rows [count]';
 COMMENT ON COLUMN matrix_stats.n_cols IS 'Columns [count]';
-COMMENT ON COLUMN matrix_stats.n_values IS 'Singular values: the shorter side, of a product the rank of its factors [count]';
+COMMENT ON COLUMN matrix_stats.n_resolved IS 'Singular values above the resolution [count]';
 COMMENT ON COLUMN matrix_stats.frobenius_norm IS 'Root of the sum of sigma_k^2 [weight]';
 COMMENT ON COLUMN matrix_stats.spectral_norm IS 'sigma_1 [weight]';
 COMMENT ON COLUMN matrix_stats.nuclear_norm IS 'Sum of sigma_k [weight]';
@@ -187,7 +187,7 @@ WITH measured AS (
             alpha_inverse_k, alpha_ols, alpha_top_half, alpha_top_50,
             alpha_hill, alpha_mle
         FROM matrix_stats
-        WHERE n_values = least(n_rows, n_cols)
+        WHERE 2 * n_resolved > least(n_rows, n_cols)
     )
     ON
         stable_rank, entropy, effective_rank, entropy_sigma, effective_rank_sigma,
