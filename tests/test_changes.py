@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
-from sedarchive.inference import changes
 from sedarchive.inference.changes import Shift, ShiftOptions, cusum_statistic, find_shift, window_noise
+from sedarchive.inference.ramps import Prepared, Ramps
 from sedarchive.inference.walks import walk_sigmas
 from sedarchive.rolling.windows import window_series
 
@@ -45,9 +45,9 @@ def seen_by_windows(values, size):
 
 @pytest.mark.parametrize(("n", "size", "spread"), [(60, 10, 0), (60, 10, 7), (61, 9, 20), (40, 5, 25), (200, 6, 100)])
 def test_the_residuals_are_those_of_explicit_least_squares(n, size, spread):
-    ramps = changes._Ramps(n, size, spread)
+    ramps = Ramps(n, size, spread)
     series = np.random.default_rng(n).standard_normal((2, n)).cumsum(axis=1)
-    found = ramps.residuals(changes._Prepared.of(series, size + spread + 1))
+    found = ramps.residuals(Prepared.of(series, size + spread + 1))
     assert found.shape == (2, len(ramps.first_updates))
     allowed = 1e-3 * np.sum((series - series.mean(axis=1, keepdims=True)) ** 2, axis=1)
     for at, first in enumerate(ramps.first_updates):

@@ -17,6 +17,7 @@ from sedarchive.inference.correlation import (
     effective_size_xu,
     fisher_interval,
     lag_one,
+    peak_interval,
 )
 from sedarchive.inference.lags import MIN_PAIRS, reach_for, scan_lags
 from sedarchive.inference.significance import Standing, lag_flip, largest_null, p_values
@@ -97,6 +98,22 @@ def test_the_interval_is_fishers():
         pytest.approx(math.tanh(math.atanh(0.6) + half)),
     )
     assert np.isnan(fisher_interval(0.6, 3.0)).all()
+
+
+def test_the_interval_of_a_peak_is_that_of_its_lag_where_no_other_might_have_been_it():
+    z = np.array([[0.1, np.nan, 1.2, 0.3]])
+    for found, expected in zip(
+        peak_interval(z, np.array([2]), np.array([28.0])), fisher_interval(np.tanh(1.2), 28.0), strict=True
+    ):
+        assert found[0] == pytest.approx(float(expected))
+
+
+def test_the_interval_of_a_peak_of_noise_is_that_of_the_largest_of_all():
+    z = np.full((1, 21), 0.3)
+    low, high = peak_interval(z, np.array([4]), np.array([28.0]))
+    half = 0.2 * NormalDist().inv_cdf((1 + 0.95 ** (1 / 21)) / 2)
+    assert (low[0], high[0]) == (pytest.approx(np.tanh(0.3 - half)), pytest.approx(np.tanh(0.3 + half)))
+    assert np.isnan(peak_interval(z, np.array([4]), np.array([3.0]))).all()
 
 
 def test_the_p_value_of_one_correlation_is_that_of_the_f_test_of_its_regression():

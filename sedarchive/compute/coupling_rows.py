@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.coupling_inputs import FEATURES
-from sedarchive.inference.correlation import FEWEST_EFFECTIVE, correlation_p, fisher_interval
+from sedarchive.inference.correlation import FEWEST_EFFECTIVE, correlation_p, fisher_interval, peak_interval
 from sedarchive.inference.coupling import Variant
 from sedarchive.inference.granger import Granger
 from sedarchive.inference.lags import MIN_PAIRS, LagScan
@@ -65,7 +65,7 @@ def peak_columns(one: SizeScan, rule: str, largest: Floats) -> Columns:
     n_eff_xu = scan.at_peak(scan.n_eff_xu, rule)
     status = _status(scan.status(rule), n_eff, one.irregular)
     usable = np.isin(status, ["ok", "irregular"])
-    low, high = fisher_interval(r, n_eff)
+    low, high = _peak_ends(scan, rule, n_eff)
     first, last = scan.first_last()
     known = {
         "p": p_values(standing.observed[:, None], largest)[:, 0],
@@ -86,6 +86,18 @@ def peak_columns(one: SizeScan, rule: str, largest: Floats) -> Columns:
         **{name: np.where(usable, values, np.nan) for name, values in known.items()},
         "status": status,
     }
+
+
+def _peak_ends(scan: LagScan, rule: str, n_eff: Floats) -> tuple[Floats, Floats]:
+    """Ends of the interval of r at each peak (m,)."""
+    peak = scan.at_peak(scan.r, rule)
+    sign = np.where(peak < 0, -1.0, 1.0)
+    with np.errstate(divide="ignore"):
+        merit = np.arctanh(np.abs(scan.r) if rule == "abs" else -scan.r)
+    at = np.searchsorted(scan.lags, scan.peaks[rule].lag[:, 0])
+    ends = peak_interval(merit if rule == "abs" else merit * -sign[:, None], at, n_eff)
+    low, high = (sign * end for end in ends)
+    return np.minimum(low, high), np.maximum(low, high)
 
 
 def lag_columns(one: SizeScan, largest: Floats) -> Columns:
@@ -159,17 +171,19 @@ def granger_columns(test: Granger) -> Columns:
     }
 
 
-def share_columns(share: Floats, n: int) -> Columns:
-    """Share of variance explained together (1 + draws,), one row."""
+def share_columns(share: Floats, n: int, n_eff: float) -> Columns:
+    """Share of variance explained together (1 + draws,), one row; ``n_eff`` of the least independent feature."""
     known = bool(np.isfinite(share[0])) and bool(np.isfinite(share[1:]).all()) and len(share) > 1
     null = share[1:] if known else np.full(1, np.nan)
     p = (1 + np.count_nonzero(null >= share[0])) / (1 + len(null)) if known else np.nan
+    few = not n_eff >= FEWEST_EFFECTIVE
     return {
         "statistic": share[:1],
         "n": np.array([n]),
-        "p": np.array([p]),
+        "n_eff": np.array([n_eff]),
+        "p": np.array([np.nan if few else p]),
         "null_high": np.array([np.quantile(null, 0.95)]),
-        "status": np.array(["ok" if known else "gaps_or_too_few"]),
+        "status": np.array(["gaps_or_too_few" if not known else "few_effective" if few else "ok"]),
     }
 
 

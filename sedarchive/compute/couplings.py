@@ -27,6 +27,7 @@ from sedarchive.compute.keyed import KeyedRows, Owned, Pair
 from sedarchive.compute.turns import Turns
 from sedarchive.compute.window_rows import concatenated
 from sedarchive.executor import Executor
+from sedarchive.inference.correlation import fewest_effective
 from sedarchive.inference.coupling import STAMPS, Aligned, RunMetric, Variant, WindowFeatures, aligned, scan_sizes
 from sedarchive.inference.granger import granger, multiple_r2
 from sedarchive.inference.lags import MIN_PAIRS, PEAK_RULES, reach_for
@@ -36,7 +37,7 @@ from sedarchive.inference.surrogates import DRAWS
 from sedarchive.inference.trends import DEGREES, trend_basis
 from sedarchive.tables import Database
 
-ALGORITHM = "couplings-1"
+ALGORITHM = "couplings-2"
 _CHOICES = (*(("plain", detrend) for detrend in DEGREES), ("partial_lr", "linear"), ("difference", "none"))
 VARIANTS = tuple(Variant(stamp, detrend, kind) for stamp in STAMPS for kind, detrend in _CHOICES)
 MEASURES = ("peak", "lag", "flip", "sliding", "granger", "multiple_r2")
@@ -172,13 +173,13 @@ def _share_row(labels: Labels, size: int, scope: int, one: Aligned, extra: Align
     """Share of the loss that edge ratio and k95 of one scope explain together, beyond a straight line."""
     edge_ratio = scope * len(FEATURES) + FEATURES.index("edge_ratio")
     pair = np.stack([one.features[edge_ratio], extra.features[scope]])
+    n_eff, share = np.nan, np.full(len(one.metric), np.nan)
     if np.isfinite(pair).all():
-        share = multiple_r2(pair, one.metric, trend_basis(one.steps, 1))
-    else:
-        share = np.full(len(one.metric), np.nan)
+        basis = trend_basis(one.steps, 1)
+        share, n_eff = multiple_r2(pair, one.metric, basis), fewest_effective(pair, one.metric[:1], basis)
     names = labels.shared(Variant("end", "linear", "plain"), size, "multiple_r2", 1)
     names |= {"scope": np.array([labels.scopes[scope]]), "feature": np.array([f"edge_ratio and {EXTRA}"])}
-    return names | share_columns(share, pair.shape[1])
+    return names | share_columns(share, pair.shape[1], n_eff)
 
 
 def _no_target(inputs: CouplingInputs) -> Columns:

@@ -16,6 +16,11 @@ Row = dict[str, Any]
 FLOWS = {"gap_flow": False, "gap_flow_xu": True}
 """Fits that need the sampled null -> whether their difference is the authors' centred one."""
 MOST_WINDOWS = 128
+OF_ONE_WALK = 0.15
+"""Size of r that changes of gap and stability have in a random walk at the lags -1 to 2, being of the same updates.
+
+For k = 1 and W = 5 to 30; it is 0.02 to 0.09 for k = 2 and 3, and below 0.05 at all other lags.
+"""
 FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality", "gap_maximality_stability")
 _TEXTS = ("fit", "parameter", "status")
 _NUMBERS = ("k", "estimate", "low", "high", "null_low", "null_high", "p", "n", "r2", "r2_out_of_sample")
@@ -110,7 +115,9 @@ def feedback_rows(windows: GapWindows, stability: Floats) -> list[Row]:
     reach = -(-size // 2) + 5
     inner = slice(reach, -reach)
     gap, target = np.diff(gap_series(windows.sigma, k)), np.diff(stability[:, k - 1])
-    found = correlations(lagged(gap, reach)[:, inner], target[inner], size)
+    lags = np.arange(-reach, reach + 1)
+    of_one_walk = np.where((lags >= -1) & (lags <= 2), OF_ONE_WALK, 0.0)
+    found = correlations(lagged(gap, reach)[:, inner], target[inner], of_one_walk)
     at = found.strongest
     shared = {"fit": "alpha_feedback", "k": k, "n": found.n, "status": "too_few" if at < 0 else "ok"}
     if at < 0:
@@ -124,14 +131,14 @@ def feedback_rows(windows: GapWindows, stability: Floats) -> list[Row]:
 def maximality_rows(windows: GapWindows, loss: Floats) -> list[Row]:
     """Correlation of the collapse of every ratio with the rise of the validation loss (n,) at the windows' ends."""
     size = windows.sigma.shape[1]
-    return _maximality("gap_maximality", correlations(_collapse(windows), np.diff(loss), size), size)
+    return _maximality("gap_maximality", correlations(_collapse(windows), np.diff(loss)), size)
 
 
 def stability_rows(windows: GapWindows, stability: Floats) -> list[Row]:
     """Correlation of the collapse of every ratio with the fall of the stability (n, W) of its own direction."""
     size = windows.sigma.shape[1]
     fall = -np.diff(stability[:, :-1], axis=0).T
-    return _maximality("gap_maximality_stability", paired_correlations(_collapse(windows), fall, size), size)
+    return _maximality("gap_maximality_stability", paired_correlations(_collapse(windows), fall), size)
 
 
 def _collapse(windows: GapWindows) -> Floats:

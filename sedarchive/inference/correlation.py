@@ -4,12 +4,15 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr
+from scipy.special import ndtri, stdtr
+
+from sedarchive.inference.trends import residuals
 
 Floats = NDArray[np.float64]
 
 FEWEST_EFFECTIVE = 10.0
 """Effective pairs below which neither a p-value nor an interval is given."""
+_CONTENDING = 2.5
 _LARGEST_LAG_ONE_XU = 0.99
 _FEWEST_EFFECTIVE_XU = 4.0
 
@@ -38,6 +41,12 @@ def effective_size(n: ArrayLike, first: ArrayLike, second: ArrayLike) -> Floats:
     return np.where(product < 0, n, size).astype(np.float64)
 
 
+def fewest_effective(features: Floats, metric: Floats, basis: Floats) -> float:
+    """Least effective number of pairs of some features (m, n) with a metric (1, n), less what a basis spans."""
+    sizes = [lag_one(residuals(rows, basis)) for rows in (features, metric)]
+    return float(np.min(effective_size(features.shape[1], *sizes)))
+
+
 def effective_size_xu(n: ArrayLike, first: ArrayLike, second: ArrayLike) -> Floats:
     """Effective number of pairs as the authors take it: n (1 - a) / (1 + a) of the more autocorrelated series."""
     largest = np.clip(np.maximum(first, second), -_LARGEST_LAG_ONE_XU, _LARGEST_LAG_ONE_XU)
@@ -52,6 +61,34 @@ def fisher_interval(r: ArrayLike, size: ArrayLike, level: float = 0.95) -> tuple
     with np.errstate(divide="ignore"):
         z = np.arctanh(r)
     return np.tanh(z - half), np.tanh(z + half)
+
+
+def peak_interval(z: Floats, at: NDArray[np.intp], size: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Interval of the |r| of a peak that was chosen among several lags, wider than that of one lag.
+
+    The largest of many correlations is too large. So the interval holds all those together that might have been the
+    peak, as if they were independent (Sidak): those within 2.5 standard errors of it. A peak that stands alone has the
+    interval of its own lag; one of noise that of the largest of all.
+
+    Parameters
+    ----------
+    z
+        Fisher's z of what the peak is the largest of (m, n_lags), NaN where there is none.
+    at
+        Which of them is the peak (m,).
+    size
+        Effective pairs at the peak (m,).
+
+    Returns
+    -------
+    tuple of array
+        Low and high end (m,) of tanh z at the peak; NaN for 3 or fewer effective pairs.
+    """
+    peak = np.take_along_axis(z, at[:, None], axis=1)[:, 0]
+    error = 1 / np.sqrt(np.where(size > 3, size - 3, np.nan))
+    contending = (z >= (peak - _CONTENDING * error)[:, None]).sum(axis=1)
+    half = error * ndtri((1 + level ** (1 / np.maximum(contending, 1))) / 2)
+    return np.tanh(peak - half), np.tanh(peak + half)
 
 
 def correlation_p(r: ArrayLike, size: ArrayLike) -> Floats:

@@ -8,12 +8,13 @@ window. The authors take the centred difference; it sees nothing of a return tha
 a lasting approach, and errors of the gap bias it towards 0: it is here under its own name, without an interval.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from sedarchive.inference.returns import FittedLine, ReturnIntervals, return_intervals
 from sedarchive.inference.walks import windows_of_band
 
 Floats = NDArray[np.float64]
@@ -23,7 +24,6 @@ MIN_POINTS = 10
 """Gap rates below which no flow is fitted."""
 DRAWS = 99
 """Random histories of a null: each costs an eigenproblem a window."""
-_NORMAL = 1.959964
 _CHUNK_NUMBERS = 2**21
 
 
@@ -56,7 +56,7 @@ class GapFlow:
     damping: float
     """-a [1/step]; positive if the gap returns."""
     damping_low: float
-    """95 % interval of -a; covers 92 to 96 % of planted relaxations of 60 windows."""
+    """95 % interval of -a by inversion (:mod:`sedarchive.inference.returns`); NaN where it has no end."""
     damping_high: float
     null_low: float
     """2.5 and 97.5 % quantile of -a on random updates of the same norms."""
@@ -66,7 +66,7 @@ class GapFlow:
     viable_gap: float
     """-b / a [weight]; NaN unless the gap returns."""
     viable_low: float
-    """95 % interval of the viable gap (Fieller); NaN where it has no end."""
+    """95 % interval of the viable gap (Fieller); NaN unless the interval of the damping is positive throughout."""
     viable_high: float
     r2: float
     r2_out_of_sample: float
@@ -143,15 +143,41 @@ def gap_flow(steps: Steps, sigma: Floats, k: int, null: Floats, centred: bool = 
         return GapFlow(k, n, "too_few", *[np.nan] * 11)
     fit = fit_flow(gap, rate)
     slope, drive = float(fit.slope), float(fit.drive)
-    line = _Line(slope, drive, _line_errors(gap[known], rate[known], sigma.shape[1]))
     null = np.where(np.isfinite(gap), null, np.nan)  # what is unknown in the run is so in the null
     low, high, p = _against(fit_flow(null, gap_rate(steps, null, centred)), fit)
-    viable = line.root() if slope < 0 else (np.nan, np.nan, np.nan)
-    error = np.nan if centred else _NORMAL * float(np.sqrt(line.errors[0, 0]))
-    viable = (viable[0], np.nan, np.nan) if centred else viable
+    ends = _no_ends() if centred else _intervals(_Points.of(steps, gap, rate), fit, sigma.shape[1])
+    viable = -drive / slope if slope < 0 else np.nan
     status = "no_damping" if slope >= 0 else "no_null" if np.isnan(p) else "ok"
-    found = (-slope, -slope - error, -slope + error, low, high, p, *viable, float(fit.r2), _out_of_sample(gap, rate))
-    return GapFlow(k, n, status, *found)
+    damping = (-slope, -ends.slope_high, -ends.slope_low, low, high, p)
+    goodness = (float(fit.r2), _out_of_sample(gap, rate))
+    return GapFlow(k, n, status, *damping, viable, ends.root_low, ends.root_high, *goodness)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Known points of a fit, and the usual distance of one to the next [steps]."""
+
+    gap: Floats
+    rate: Floats
+    spacing: float
+
+    @classmethod
+    def of(cls, steps: Steps, gap: Floats, rate: Floats) -> "_Points":
+        known = np.isfinite(gap) & np.isfinite(rate)
+        return cls(gap[known], rate[known], float(np.median(np.diff(steps))))
+
+
+def _no_ends() -> ReturnIntervals:
+    return ReturnIntervals(*[np.nan] * 4)
+
+
+def _intervals(points: _Points, fit: FlowFit, size: int) -> ReturnIntervals:
+    """Intervals of slope [1/step] and viable gap of a fit to windows of ``size`` updates."""
+    h = points.spacing
+    errors = _line_errors(points.gap, points.rate, size)
+    line = FittedLine(points.gap, h * points.rate, h * float(fit.slope), h * float(fit.drive), h * h * errors)
+    found = return_intervals(line)
+    return replace(found, slope_low=found.slope_low / h, slope_high=found.slope_high / h)
 
 
 def _against(random: FlowFit, fit: FlowFit) -> tuple[float, float, float]:
@@ -165,27 +191,6 @@ def _against(random: FlowFit, fit: FlowFit) -> tuple[float, float, float]:
     low, high = np.quantile(-slope, [0.025, 0.975])
     reached = int((random.correlation <= fit.correlation).sum())
     return float(low), float(high), (1 + reached) / (1 + len(slope))
-
-
-@dataclass(frozen=True)
-class _Line:
-    """The line rate = slope x gap + drive with the covariance of both."""
-
-    slope: float
-    drive: float
-    errors: Floats
-    """(2, 2)."""
-
-    def root(self) -> tuple[float, float, float]:
-        """Where the line is 0, with the ends of its 95 % interval after Fieller; NaN where it has none."""
-        quantile = _NORMAL**2
-        a = self.slope**2 - quantile * self.errors[0, 0]
-        b = self.slope * self.drive - quantile * self.errors[0, 1]
-        c = self.drive**2 - quantile * self.errors[1, 1]
-        square = b * b - a * c
-        if a <= 0 or square < 0:
-            return -self.drive / self.slope, np.nan, np.nan
-        return -self.drive / self.slope, (-b - np.sqrt(square)) / a, (-b + np.sqrt(square)) / a
 
 
 def _line_errors(gap: Floats, rate: Floats, size: int) -> Floats:
