@@ -21,6 +21,7 @@ BENCHMARKS = (
     "two_workers",
     "peak_memory",
     "twelve_layers",
+    "inference",
     "cluster_against_threads",
     "rolling_spectra",
 )

@@ -1,0 +1,61 @@
+"""Windows and all that is inferred from them, from stored Gram matrices: 400 checkpoints, 12 layers, 20 scopes.
+
+Run: ``python tests/bench/inference.py``. The archive is that of ``twelve_layers.py``; the tables begin empty, so that
+catalog, audit, windows of five sizes with their sampled nulls, fits, phases, events and couplings are all in the time.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from measure import Claim, Settings, explain_unmet, in_turn, report, seconds, settings
+from twelve_layers import history_of_twelve_layers
+
+from sedarchive.compute.options import ComputeOptions
+from sedarchive.compute.refresh import compute
+
+WINDOWS = (10, 15, 20, 25, 30)
+ROLES = ("query", "key", "value", "output")
+OPTIONS = ComputeOptions(windows=WINDOWS, scopes=tuple(f"role:{role}" for role in ROLES), spectra=False, workers=2)
+"""With all, trunk, attention, mlp and twelve layers these are 20 scopes; windows of 5 updates come without null."""
+BOUND = 30.0
+
+
+def whole_tables(root: Path, options: ComputeOptions) -> float:
+    """Time of one compute into a new database, imports apart."""
+    database = root / "inference.duckdb"
+    for old in (database, database.with_name(f"{database.name}.wal")):
+        old.unlink(missing_ok=True)
+
+    def run() -> None:
+        [done] = compute(root / "archive.zarr", database, options)
+        assert done.error is None
+
+    taken = seconds(run)
+    database.unlink()
+    return taken
+
+
+def claims(root: Path, given: Settings) -> list[Claim]:
+    """What the whole takes, and what of it are the windows with their nulls."""
+    whole = partial(whole_tables, root, OPTIONS)
+    windows = partial(whole_tables, root, replace(OPTIONS, inference=False))
+    taken = in_turn({"windows and inference": whole, "windows alone": windows}, rounds=1 if given.quick else 3)
+    bound = None if given.quick else BOUND
+    found = [
+        Claim("windows and all inference, 5 sizes, 20 scopes, s", taken["windows and inference"], bound),
+        Claim("of it windows with their nulls, s", taken["windows alone"]),
+    ]
+    explain_unmet(found, {"windows and inference": whole})
+    return found
+
+
+def main() -> None:
+    given = settings(__doc__)
+    root = history_of_twelve_layers(given)
+    whole_tables(root, replace(OPTIONS, windows=(), inference=False))  # the first one sweeps the weights
+    report(claims(root, given), given)
+
+
+if __name__ == "__main__":
+    main()
