@@ -23,12 +23,13 @@ EXTRA = "k95"
 """Goes with the edge ratio into the share of variance that both explain."""
 
 _WINDOWS = (
-    f"SELECT scope, step, {', '.join((*WINDOW_FEATURES, EXTRA))}, irregular FROM windows "
+    f"SELECT list_position(?, scope) - 1 AS row, step, {', '.join((*WINDOW_FEATURES, EXTRA))}, "
+    "coalesce(irregular, false) AS irregular FROM windows "
     "WHERE run = ? AND window_size = ? AND list_contains(?, scope)"
 )
 _SIGMAS = (
-    "SELECT scope, step, k, ratio FROM window_sigmas "
-    "WHERE run = ? AND window_size = ? AND k <= ? AND list_contains(?, scope)"
+    "SELECT list_position(?, scope) - 1 AS row, step, k, ratio FROM window_sigmas "
+    "WHERE run = ? AND window_size = ? AND list_contains(?, scope) AND k <= ?"
 )
 _LOGGED = (
     "SELECT step, min_by(value, coalesce(source, '')) FROM metrics WHERE run = ? AND name = ? AND isfinite(value) "
@@ -92,17 +93,20 @@ def input_keys(database: Database, run: str, sizes: Sequence[int]) -> dict[str, 
 
 
 def _size_table(database: Database, run: str, steps: NDArray[np.int64], scopes: Sequence[str], size: int) -> SizeTable:
-    place = {int(step): at for at, step in enumerate(steps[size:])}
-    row = {scope: at for at, scope in enumerate(scopes)}
     shape = (len(scopes), len(steps) - size)
     features = {name: np.full(shape, np.nan) for name in (*FEATURES, EXTRA)}
     irregular = np.zeros(len(scopes), dtype=bool)
-    for scope, step, *values, uneven in database.rows(_WINDOWS, [run, size, list(scopes)]).rows:
-        irregular[row[scope]] |= bool(uneven)
-        for name, value in zip((*WINDOW_FEATURES, EXTRA), values, strict=True):
-            features[name][row[scope], place[step]] = np.nan if value is None else value
-    for scope, step, k, ratio in database.rows(_SIGMAS, [run, size, RATIOS, list(scopes)]).rows:
-        features[f"ratio_{k}"][row[scope], place[step]] = np.nan if ratio is None else ratio
+    parameters = [list(scopes), run, size, list(scopes)]
+    windows = database.arrays(_WINDOWS, parameters)
+    place = windows["row"], np.searchsorted(steps[size:], windows["step"])
+    for name in (*WINDOW_FEATURES, EXTRA):
+        features[name][place] = windows[name]
+    irregular[windows["row"][windows["irregular"]]] = True
+    sigmas = database.arrays(_SIGMAS, [*parameters, RATIOS])
+    place = sigmas["row"], np.searchsorted(steps[size:], sigmas["step"])
+    for k in range(1, RATIOS + 1):
+        of_k = sigmas["k"] == k
+        features[f"ratio_{k}"][place[0][of_k], place[1][of_k]] = sigmas["ratio"][of_k]
     return SizeTable(size, features, irregular)
 
 

@@ -34,6 +34,8 @@ class Owned:
 
     def remove(self, database: Database, run: str, pairs: Collection[Pair]) -> None:
         """Remove the rows of some pairs."""
+        if not pairs:
+            return
         named = sorted({pair[: len(self.by)] for pair in pairs}, key=str)
         if not self.kind:
             database.remove(self.table, {"run": run}, self.by, named)
@@ -48,6 +50,8 @@ class Outstanding:
 
     keys: dict[Pair, str]
     """Pairs that are missing or stale, with their new keys."""
+    stale: frozenset[Pair]
+    """Of these the ones that stand, made from something else."""
     gone: frozenset[Pair]
     """Pairs whose rows are wanted no more."""
 
@@ -55,7 +59,7 @@ class Outstanding:
     def between(cls, known: Mapping[Pair, str], wanted: Mapping[Pair, str]) -> "Outstanding":
         """Return what turns the rows that stand, by their keys, into those that are wanted."""
         missing = {pair: key for pair, key in wanted.items() if known.get(pair) != key}
-        return cls(missing, frozenset(known.keys() - wanted.keys()))
+        return cls(missing, frozenset(known.keys() & missing.keys()), frozenset(known.keys() - wanted.keys()))
 
     def __bool__(self) -> bool:
         return bool(self.keys or self.gone)
@@ -101,8 +105,9 @@ class KeyedRows:
 
     def drop(self, database: Database, work: Outstanding) -> None:
         """Remove the rows of what is stale or wanted no more, and make nothing."""
-        with database.transaction():
-            self.remove(database, work.keys.keys() | work.gone)
+        if work.stale or work.gone:
+            with database.transaction():
+                self.remove(database, work.stale | work.gone)
 
     def remove(self, database: Database, pairs: Collection[Pair]) -> None:
         """Remove the rows of some pairs and what ``computations`` says of them."""

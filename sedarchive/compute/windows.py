@@ -135,7 +135,7 @@ class _Work:
     """Pairs to make and to remove."""
     without_null: list[ScopeSize]
     """Of those to make the ones that lack nothing but their null."""
-    obsolete: set[Pair]
+    obsolete: frozenset[Pair]
     """Pairs whose rows stand and must go: stale, or wanted no more."""
 
     def sizes_of(self, scope: Scope) -> tuple[int, ...]:
@@ -154,7 +154,7 @@ def _outstanding(database: Database, source: WindowSource, scopes: Sequence[Scop
     }
     work = Outstanding.between(known, wanted)
     bare = [pair for pair in work.pairs if known.get(pair) == source.key(scope_of[pair[0]], pair[1], False)]
-    return _Work(work, bare, (known.keys() & work.keys.keys()) - set(bare) | work.gone)
+    return _Work(work, bare, work.stale - set(bare) | work.gone)
 
 
 def _derive(
@@ -258,6 +258,8 @@ class _ScopeSeries:
 
 def _remove_pairs(database: Database, run: str, work: _Work) -> None:
     """Remove the rows of what is obsolete, and what ``computations`` says of what changes."""
+    if not work.obsolete and not work.without_null:
+        return
     keyed = _keyed(run)
     keyed.remove(database, work.obsolete)
     keyed.forget(database, work.without_null)
