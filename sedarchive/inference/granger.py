@@ -153,9 +153,9 @@ def multiple_r2(features: Floats, metric: Floats, basis: Floats) -> Floats:
     target = _less(_scaled(metric), basis)
     columns = [_less(_scaled(row[None]), basis) for row in features]
     energy = (target**2).sum(axis=1)
-    explained = _projected(target, _orthonormal(columns))
+    explained = sum(((target @ direction[0]) ** 2 for direction in _orthonormal(columns)), np.zeros(len(target)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(energy > 0, (explained**2).sum(axis=1) / energy, np.nan)
+        return np.where(energy > 0, explained / energy, np.nan)
 
 
 def _orthonormal(columns: Sequence[Floats]) -> list[Floats]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import effective_size, effective_size_xu
 from sedarchive.inference.sums import RunningSums
+from sedarchive.inference.trends import gap_patterns
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -218,10 +219,9 @@ class _Features:
 
     @classmethod
     def of(cls, values: Floats) -> "_Features":
-        found, members = np.unique(np.isfinite(values), axis=0, return_inverse=True)
-        masks: NDArray[np.bool_] = np.asarray(found, dtype=bool)
-        order = np.argsort(members.ravel(), kind="stable")
-        ends = np.cumsum(np.bincount(members.ravel(), minlength=len(masks))).tolist()
+        masks, members = gap_patterns(np.isfinite(values))
+        order = np.argsort(members, kind="stable")
+        ends = np.cumsum(np.bincount(members, minlength=len(masks))).tolist()
         groups = tuple(slice(first, end) for first, end in zip([0, *ends], ends, strict=False))
         sums = RunningSums.of(values[order])
         rows = values[order]

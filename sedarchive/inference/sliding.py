@@ -59,7 +59,21 @@ def sliding_bands(features: Floats, metric: Floats, width: int) -> list[SlidingB
         found = x.T.astype(np.float32) @ y[:, 1:].astype(np.float32)
         np.fmin(low, found, out=low)
         np.fmax(high, found, out=high)
-    return [_band(*extremes) for extremes in zip(r, _known(low), _known(high), strict=True)]
+    lowest, highest = _known(low), _known(high)
+    ends = np.stack([_quantile(lowest, 0.025), _quantile(highest, 0.975)], axis=1)
+    return [_band(*parts) for parts in zip(r, lowest, highest, ends, strict=True)]
+
+
+def _quantile(rows: Floats, level: float) -> Floats:
+    """Quantile of each row (m, draws), of the values that are there; NaN for a row without any."""
+    found = np.full(len(rows), np.nan)
+    there = np.isfinite(rows)
+    whole: NDArray[np.bool_] = np.asarray(there.all(axis=1) & there.any(axis=1))
+    if whole.any():
+        found[whole] = np.quantile(rows[whole], level, axis=1)
+    for at in np.flatnonzero(there.any(axis=1) & ~whole):
+        found[at] = np.nanquantile(rows[at], level)
+    return found
 
 
 def _known(extremes: NDArray[np.float32]) -> Floats:
@@ -75,13 +89,13 @@ def _standardised(columns: Floats) -> Floats:
     return np.asarray(centred * scale)
 
 
-def _band(r: Floats, low: Floats, high: Floats) -> SlidingBand:
-    """Extremes of r (n,) beside those of the surrogates (draws,)."""
+def _band(r: Floats, low: Floats, high: Floats, ends: Floats) -> SlidingBand:
+    """Extremes of r (n,) beside those of the surrogates (draws,), whose band has two ends."""
     known = r[np.isfinite(r)]
     lowest, highest = (float(known.min()), float(known.max())) if len(known) else (np.nan, np.nan)
     if not len(known) or not len(low):
         return SlidingBand(r, lowest, highest, *([float("nan")] * 4))
-    null_low, null_high = np.nanquantile(low, 0.025), np.nanquantile(high, 0.975)
+    null_low, null_high = ends
     p_low = (1 + np.count_nonzero(low <= lowest)) / (1 + len(low))
     p_high = (1 + np.count_nonzero(high >= highest)) / (1 + len(high))
     return SlidingBand(r, lowest, highest, float(null_low), float(null_high), p_low, p_high)
