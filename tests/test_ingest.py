@@ -17,6 +17,7 @@ from small import (
     write_trainer,
 )
 
+import sedarchive.comparison
 import sedarchive.ingest
 from sedarchive.archive import Archive
 from sedarchive.archive.lock import was_interrupted
@@ -52,7 +53,8 @@ def bits_of(archive, run="run"):
 def test_a_second_ingest_adds_nothing_and_reads_no_weights(tmp_path, monkeypatch):
     write_safetensors(tmp_path / "run", walk(5))
     assert ingest_run(tmp_path).added == 5
-    monkeypatch.setattr(sedarchive.ingest, "open_checkpoint", lambda *a: pytest.fail("a known checkpoint was opened"))
+    for module in (sedarchive.ingest, sedarchive.comparison):
+        monkeypatch.setattr(module, "open_checkpoint", lambda *a: pytest.fail("a known checkpoint was opened"))
     report = ingest_run(tmp_path)
     assert (report.found, report.already, report.added, report.error) == (5, 5, 0, None)
 
@@ -370,7 +372,7 @@ def test_an_unexpected_refusal_of_a_batch_of_one_leaves_no_step(tmp_path, monkey
     def refuse(reader, tensor, start, stop, index):
         raise sedarchive.ingest.CheckpointReadError(index, UnreadableCheckpointError("it broke"))
 
-    monkeypatch.setattr(sedarchive.ingest, "_read_rows", refuse)
+    monkeypatch.setattr(sedarchive.ingest, "read_rows", refuse)
     report = ingest_run(tmp_path)
     assert report.added == 0
     assert Archive(tmp_path / "a.zarr").run("run").steps == ()
