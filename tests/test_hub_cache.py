@@ -159,6 +159,39 @@ def test_a_blob_that_leads_outside_by_a_second_link_is_refused_but_the_shared_st
     assert "link_outside" in checks(run)
 
 
+@pytest.mark.parametrize("place", ["hub/models--Org--other/blobs", "other/models--Org--name/blobs", "other/blobs/ab"])
+def test_a_snapshot_may_not_link_to_the_blobs_of_another_model_or_of_another_cache(tmp_path, place):
+    repository = repository_of(tmp_path / "hub", ["step1", "step2"])
+    stolen = repository / "snapshots" / commit_of("step1") / "model.safetensors"
+    target = tmp_path / place / ("ab" * 32)
+    target.parent.mkdir(parents=True)
+    stolen.resolve().rename(target)
+    stolen.unlink()
+    stolen.symlink_to(target)
+    (run,) = find_runs(repository)
+    assert steps(run) == [2]
+    assert "link_outside" in checks(run)
+
+
+def test_a_file_that_is_no_snapshot_may_not_link_into_a_cache(tmp_path):
+    repository = repository_of(tmp_path / "hub", ["step1"])
+    blob = (repository / "snapshots" / commit_of("step1") / "model.safetensors").resolve()
+    (tmp_path / "runs/run").mkdir(parents=True)
+    (tmp_path / "runs/run/step_1.safetensors").symlink_to(blob)
+    (tmp_path / "runs/run/step_2.safetensors").write_bytes(blob.read_bytes())
+    (report,) = data_of(run_here("ingest", tmp_path / "runs", "--archive", tmp_path / "a.zarr", "--json"))
+    assert report["added"] == 1
+    (found,) = (one for one in report["findings"] if one["check_name"] == "unreadable_checkpoint")
+    assert "it is a link that leaves the folder searched" in found["detail"]
+
+
+def test_a_snapshot_alone_is_read_with_its_config_by_way_of_its_links(tmp_path):
+    repository = repository_of(tmp_path / "hub", ["step1"])
+    (run,) = find_runs(repository / "snapshots" / commit_of("step1"))
+    assert run.config == {"model_type": "gpt2"}
+    assert [run.checkpoints[0].step, run.findings[0].check_name] == [0, "no_step"]
+
+
 @pytest.mark.parametrize("content", [b"", b"../../../etc", b"/etc", b"\xff" * 40, b"A" * 40, b"a" * 100])
 def test_a_ref_that_names_no_commit_is_a_finding(tmp_path, content):
     repository = repository_of(tmp_path, ["step1"])
