@@ -40,6 +40,8 @@ class DType:
         return self.kind == "float" and not self.storage.startswith("<f")
 
 
+MOST_ELEMENTS = 2**47
+"""Of a tensor, along the axes that are not empty: what claims as many holds no bytes, or lies."""
 _NAN = float("nan")
 DTYPES: Mapping[str, DType] = MappingProxyType(
     {
@@ -162,3 +164,5 @@ class RunSource:
     """Doubled step labels (the first is kept), files passed over, and so on."""
     whole: bool = True
     """Whether its folder was searched; no, where one checkpoint of it was pointed to."""
+    told: tuple[Path, ...] = ()
+    """Files and folders that are not taken and that a finding tells of."""

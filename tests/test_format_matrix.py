@@ -1,15 +1,17 @@
 """The table of formats in the README: all of them side by side in one folder, from the files to spectra and logs."""
 
-import ast
+import importlib
 import re
 import shutil
+from collections import Counter
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from format_table import ROWS, families, named_tests, table
+from format_table import LOGS, ROWS, families, named_tests, table
 from formats_written import HEAD, UNFUSED, WRITERS
 from histories import made
 from huggingface_hub import save_torch_state_dict
@@ -21,6 +23,8 @@ from transformers.utils import logging
 from sedarchive.archive import Archive
 from sedarchive.executor import Executor
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.inspection import starred
+from sedarchive.preview import IngestPlan, plan_ingest
 from sedarchive.readers import find_runs, open_checkpoint
 from sedarchive.restore import restore
 from sedarchive.roles import assign_roles
@@ -37,10 +41,17 @@ README = (TESTS.parent / "README.md").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class Place:
-    """All formats below one folder: what was saved, and the archived run of each."""
+    """All formats below one folder: what was saved, what a dry run said of it, and the archived run of each."""
 
     saved: dict
+    plan: IngestPlan
+    reports: dict
     runs: dict
+
+    def planned(self, key):
+        """What the dry run said of the run of one format."""
+        (found,) = (run for run in self.plan.runs if run.run.partition("/")[0] == key)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +59,14 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("formats")
     logging.disable_progress_bar()
     saved = {key: write(root / "runs" / key) for key, write in WRITERS.items()}
+    made(root / "runs/papers").joinpath("one.pdf").write_bytes(b"")
+    (root / "runs/trainer/notes.txt").write_text("good run")
+    plan = plan_ingest([root / "runs"], root / "archive.zarr", IngestOptions())
+    assert not (root / "archive.zarr").exists()
     reports = ingest([root / "runs"], root / "archive.zarr", IngestOptions())
     assert [report.error for report in reports] == [None] * len(WRITERS)
     runs = {run.name.partition("/")[0]: run for run in Archive(root / "archive.zarr").runs()}
-    return Place(saved, runs)
+    return Place(saved, plan, {report.run.partition("/")[0]: report for report in reports}, runs)
 
 
 @pytest.mark.parametrize("key", WRITERS)
@@ -98,6 +113,51 @@ def test_the_parts_of_fused_weights_have_spectra_of_their_own(place, key):
     assert len(wanted) == 3 * 2 * 3
     for at, sigma in wanted.items():
         np.testing.assert_allclose(spectra[at], sigma, rtol=0, atol=1e-9 * sigma[0])
+
+
+def roles_with_parameters(found):
+    """Role -> (tensors or parts of tensors, parameters) of what is analysed."""
+    counts, parameters = Counter(), Counter()
+    for leaf in found.leaves:
+        counts[leaf.role] += 1
+        parameters[leaf.role] += leaf.n_elements
+    return {role: (counts[role], parameters[role]) for role in counts}
+
+
+@pytest.mark.parametrize("key", WRITERS)
+def test_a_dry_run_plans_the_steps_and_tensors_that_ingest_then_archives(place, key):
+    planned, run = place.planned(key), place.runs[key]
+    found, model = anatomy(run), planned.model
+    assert (planned.run, planned.steps, planned.unreadable, planned.archived) == (run.name, run.steps, 0, 0)
+    assert (model.architecture, model.n_layers) == (found.architecture.family, found.architecture.n_layers)
+    assert (model.n_tensors, model.n_parameters) == (len(run.commits[-1].tensors), found.n_parameters)
+    assert (model.heads, model.kv_heads) == (found.architecture.heads.query, found.architecture.heads.key_value)
+    roles = {role: (count.tensors, count.parameters) for role, count in model.roles.items()}
+    assert roles == roles_with_parameters(found)
+    skipped = {starred(name) for name in found.tied_to}
+    skipped |= {starred(name) for name, role in found.roles.items() if role.kind in ("buffer", "integer")}
+    assert {name for group in model.not_analysed for name in group.names} == skipped
+    whole = {starred(leaf.name) for leaf in found.leaves if len(leaf.contains) > 1}
+    assert whole <= {name for group in model.kept_whole for name in group.names}
+
+
+@pytest.mark.parametrize("key", WRITERS)
+def test_a_dry_run_finds_the_logs_and_the_faults_that_ingest_then_finds(place, key):
+    planned, report = place.planned(key), place.reports[key]
+    logged = {metric.name for metric in place.runs[key].metrics()}
+    assert {name for log in planned.logs for name in log.metrics} <= logged
+    assert {metric.step for metric in place.runs[key].metrics()} >= {
+        log.last_step for log in planned.logs if log.values
+    }
+    assert [one for one in planned.findings if one not in report.findings] == []
+    new = {one.check_name for one in report.findings if one not in planned.findings}
+    assert new <= {"frozen_tensors", "identical_runs"}  # the weights show these
+
+
+def test_a_dry_run_passes_over_what_is_of_no_format_and_nothing_else(place):
+    passed = {name for group in place.plan.passed_over for name in group.paths}
+    assert passed == {"papers/", "trainer/notes.txt"}
+    assert place.plan.obstacles == ()
 
 
 TITAN_ROLES = {
@@ -151,16 +211,24 @@ def test_a_model_is_one_checkpoint_whole_or_in_shards_as_safetensors_or_bin(name
 # The table itself
 
 
-def functions(file):
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+def cases(file, name):
+    """Parameters that a test runs with, as they stand in brackets after its name; none if it has none."""
+    function = getattr(importlib.import_module(file.removesuffix(".py")), name)
+    marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
+    return {"-".join(map(str, values)) for values in product(*(mark.args[1] for mark in reversed(marks)))} - {""}
 
 
 @pytest.mark.parametrize("test", named_tests())
-def test_every_tick_of_the_table_is_a_test(test):
+def test_every_tick_of_the_table_is_a_test_and_its_parameter_a_case_of_it(test):
     file, name, parameter = re.fullmatch(r"(\w+\.py)::(test_\w+)(?:\[(\w+)\])?", test).groups()
-    assert name in functions(file)
-    assert parameter is None or (file == Path(__file__).name and parameter in WRITERS)
+    found = cases(file, name)
+    assert parameter is None or parameter in found
+
+
+def test_a_tick_that_outlives_its_case_is_seen():
+    file, name = re.fullmatch(r"(\w+\.py)::(test_\w+)", LOGS).groups()
+    assert cases(file, name) == {"trainer", "adapters", "lightning"}
+    assert cases("test_logs.py", "test_json_lines_become_metrics_under_canonical_names") == set()
 
 
 def test_every_format_that_is_written_here_has_a_row():

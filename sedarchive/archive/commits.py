@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sedarchive.archive.records import canonical_digest, read_sealed, sealed_content
 from sedarchive.errors import DamagedArchiveError
-from sedarchive.history import DTYPES, TensorSpec
+from sedarchive.history import DTYPES, MOST_ELEMENTS, TensorSpec
 from sedarchive.plan.grid import ChunkGrid
 
 RUN_RECORD = "run.json"
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 COMMITS = "commits"
 _RUN = {"name": str, "source": str, "arrays": dict, "config": dict, "findings": list, "metrics": dict}
 _MANIFEST = {"files": dict, "chunks": list, "n_commits": int}
-_MOST_COMMITS, _MOST_SLABS, _MOST_ELEMENTS = 10_000_000, 2**20, 2**47
+_MOST_COMMITS, _MOST_SLABS = 10_000_000, 2**20
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ArrayInfo:
 def _is_absurd(spec: TensorSpec, slab_rows: int) -> bool:
     """Whether an array claims more elements or chunks than can be gone through."""
     n_elements = prod(length for length in spec.shape if length)
-    return n_elements >= _MOST_ELEMENTS or (spec.n_elements > 0 and spec.rows // slab_rows > _MOST_SLABS)
+    return n_elements >= MOST_ELEMENTS or (spec.n_elements > 0 and spec.rows // slab_rows > _MOST_SLABS)
 
 
 class StoredTensor(NamedTuple):

@@ -20,6 +20,7 @@ from sedarchive.preview.model import ModelPlan, plan_model
 from sedarchive.preview.runlogs import LogPlan, look_at_logs
 from sedarchive.preview.strays import PassedOver, passed_over
 from sedarchive.preview.survey import survey_run
+from sedarchive.readers.training import checkpoint_settings, training_facts
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,10 @@ def _plan_run(
     survey = survey_run(source, archived, options, hints, progress)
     steps = tuple(checkpoint.step for checkpoint in survey.readable)
     logs, metrics, log_findings = look_at_logs(source, options.aliases)
-    missing = coverage_findings(steps, metrics)
+    labels = {checkpoint.step: checkpoint.label for checkpoint in survey.readable}
+    added, disagreements = checkpoint_settings(survey.optimizers, labels, metrics)
+    _, problems = training_facts(source, survey.meta)
+    missing = coverage_findings(steps, [*metrics, *added])
     run = RunPlan(
         run=source.name,
         folder=str(source.folder),
@@ -174,6 +178,8 @@ def _plan_run(
         model=plan_model(survey.newest, families) if survey.newest else None,
         logs=tuple(logs),
         disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
-        findings=tuple(merged([*source.findings, *survey.findings, *log_findings, *missing])),
+        findings=tuple(
+            merged([*source.findings, *survey.findings, *log_findings, *disagreements, *problems, *missing])
+        ),
     )
     return run, survey.refusal

@@ -69,7 +69,7 @@ class _Walk:
         self._whole = {checkpoint.path for source in sources for checkpoint in source.checkpoints}
         self._whole |= {source.folder for source in sources if is_hub_repository(source.folder)}
         self._used = self._whole | {path for source in sources for path in _read_of(source)}
-        self._told = {path for source in sources for path in _told_of(source)}
+        self._told = {path for source in sources for path in source.told}
         self._homes = {folder for path in self._used for folder in path.parents}
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -133,14 +133,6 @@ def _read_of(source: RunSource) -> Iterator[Path]:
     yield from source.logs
     yield from settings_files(source)
     yield source.folder / "config.json"
-
-
-def _told_of(source: RunSource) -> Iterator[Path]:
-    """Files and folders that a finding of the run begins with."""
-    for finding in source.findings:
-        name = finding.detail.partition(":")[0].partition("/ is ")[0].rstrip("/")
-        if name and len(name) < 256 and "/" not in name and "\0" not in name:
-            yield from (source.folder / name, source.folder / "checkpoints" / name)
 
 
 def _not_entered(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sedarchive.errors import HistoryError
 from sedarchive.executor import Progress
@@ -32,6 +33,10 @@ class Survey:
     """Why the run would be refused as a whole: numbers of heads that its model cannot have."""
     findings: tuple[Finding, ...]
     """What was noticed in them, and on each that cannot be opened why."""
+    meta: Mapping[str, Any]
+    """Plain values beside the weights of the last of them that has some."""
+    optimizers: Mapping[int, Mapping[str, Any]]
+    """Step to the settings of the optimizer in that checkpoint."""
 
 
 @dataclass
@@ -43,6 +48,8 @@ class _Headers:
     formats: Counter[str] = field(default_factory=Counter)
     slots: dict[TensorSpec, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    optimizers: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     _n_new: int = 0
 
     def add(self, checkpoint: CheckpointSource, reader: CheckpointReader) -> None:
@@ -50,6 +57,9 @@ class _Headers:
         self.readable.append(checkpoint)
         self.formats[reader.format] += 1
         self.findings += [replace(found, step=checkpoint.step) for found in reader.findings]
+        self.meta = reader.meta or self.meta
+        if "optimizer" in reader.meta:
+            self.optimizers[checkpoint.step] = reader.meta["optimizer"]
         if checkpoint.step in self.archived:
             return
         for name, spec in reader.specs.items():
@@ -94,6 +104,8 @@ def survey_run(
         newest=newest,
         refusal=refusal,
         findings=tuple(headers.findings),
+        meta=headers.meta,
+        optimizers=headers.optimizers,
     )
 
 

@@ -30,6 +30,13 @@ class Draft:
 
     candidates: list[Candidate] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    told: list[Path] = field(default_factory=list)
+    """Files and folders that the findings tell of."""
+
+    def tell(self, path: Path, finding: Finding) -> None:
+        """Add a finding on a file or folder that is not taken."""
+        self.findings.append(finding)
+        self.told.append(path)
 
 
 def ordered(draft: Draft, selection: Selection) -> tuple[tuple[CheckpointSource, ...], list[Finding]]:
@@ -49,6 +56,7 @@ def ordered(draft: Draft, selection: Selection) -> tuple[tuple[CheckpointSource,
         if candidate not in counted:
             detail = f"{candidate.label}: an epoch among checkpoints with steps; passed over"
             findings.append(Finding("no_step", "info", detail))
+            draft.told.append(candidate.path)
     findings += _stage_findings(counted)
     kept, doubled = _one_a_step(counted, selection.key)
     taken = kept[:: selection.every]

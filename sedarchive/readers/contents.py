@@ -8,13 +8,10 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from sedarchive.history import CheckpointSource, Finding, TensorSpec
+from sedarchive.history import MOST_ELEMENTS, CheckpointSource, Finding, TensorSpec
 from sedarchive.readers.byteranges import RandomAccessFile
 from sedarchive.readers.faults import unreadable
 from sedarchive.readers.names import clean_names
-
-_EXTENT = 2**47
-"""Elements along the axes that are not empty."""
 
 
 class View(Protocol):
@@ -132,7 +129,7 @@ class ByteRangeReader:
 
 def _check_extent(spec: TensorSpec, source: CheckpointSource) -> None:
     """Refuse an axis that no memory holds: a tensor that is empty along another has no bytes to tell of it."""
-    if prod(length for length in spec.shape if length) >= _EXTENT:
+    if prod(length for length in spec.shape if length) >= MOST_ELEMENTS:
         raise unreadable(source.path, f"tensor {spec.name[:80]} has the absurd shape {str(spec.shape)[:80]}")
 
 

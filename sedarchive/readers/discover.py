@@ -184,7 +184,7 @@ class _Finder:
             if path.is_file():
                 self._visit_file(path, draft)
             elif is_weights_name(path.name) and self._step(path) is not None:
-                draft.findings.append(_no_file(path))
+                draft.tell(path, _no_file(path))
         except OSError as error:
             self._report_unsearched(path, error)
         return []
@@ -202,16 +202,16 @@ class _Finder:
         if step is not None:
             draft.candidates.append(self._candidate(step, path))
         elif is_last_copy(path.name):
-            draft.findings.append(Finding("last_copy", "info", f"{path.name}: a copy of the latest one; passed over"))
+            draft.tell(path, Finding("last_copy", "info", f"{path.name}: a copy of the latest one; passed over"))
         else:
-            draft.findings.append(self._no_step(path.name))
+            draft.tell(path, self._no_step(path.name))
 
     def _report_foreign(self, path: Path, draft: Draft) -> None:
         """Tell of a checkpoint in a format that is not read."""
         what = FOREIGN_SUFFIXES.get(path.suffix.lower())
         if what is not None and names_checkpoint(path.stem):
             detail = f"{path.name}: {what}, which is not read; save the weights as safetensors, one file a step"
-            draft.findings.append(Finding("not_supported", "warning", detail))
+            draft.tell(path, Finding("not_supported", "warning", detail))
 
     def _no_step(self, name: str) -> Finding:
         if self._selection.steps is not None:
@@ -230,7 +230,7 @@ class _Finder:
             draft.candidates += [self._candidate(step, path)] if step else []
             return []
         if self._step(path) is None and _holds_layout(path):
-            draft.findings.append(self._no_step(f"{path.name}/"))
+            draft.tell(path, self._no_step(f"{path.name}/"))
         elif names_checkpoint(path.name):
             self._entered.append((path, draft))
         return [path]
@@ -247,7 +247,7 @@ class _Finder:
                     f"{folder.name}/ is named like a checkpoint, but no weights are recognised in it (another format, "
                     "or several files without an index): save them as one safetensors file, or with an index"
                 )
-                draft.findings.append(Finding("not_supported", "warning", detail))
+                draft.tell(folder, Finding("not_supported", "warning", detail))
 
     def _candidate(self, step: StepName, path: Path) -> Candidate:
         tokens = self._selection.tokens(path.name, _stem(path))
@@ -312,6 +312,7 @@ class _Finder:
             logs=logs,
             config={**config, **adapter},
             findings=(*findings, *problems, *passed_over, *adapter_findings(checkpoints[-1].path), *differences),
+            told=tuple(draft.told),
         )
 
     def _name(self, folder: Path) -> str:
