@@ -303,7 +303,7 @@ class RunIngest:
         return RunDigests(self._source.name, tracks.steps, tuple(digests[step] for step in tracks.steps))
 
     def _batch_size(self, slot: int, first: OpenedCheckpoint, spooled: bool) -> int:
-        """Checkpoints like the first up to the next border of a chunk; what is spooled waits on the disk, so few."""
+        """Checkpoints like this one up to the next border of a chunk; what is spooled waits on the disk, so few."""
         slab = max(
             (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
             default=0,
@@ -325,8 +325,9 @@ class RunIngest:
     ) -> tuple[list[OpenedCheckpoint], list[CheckpointSource]]:
         """Open the next checkpoints, a batch of them; the ones that cannot be read become findings."""
         opened: list[OpenedCheckpoint] = []
+        most = len(queue)
         for index, source in enumerate(queue):
-            if opened and len(opened) == self._batch_size(slot, opened[0], any(spool.iterdir())):
+            if len(opened) == most:
                 return opened, list(queue[index:])
             try:
                 mark = fingerprint(source.path, source.key)
@@ -336,9 +337,13 @@ class RunIngest:
             except HistoryError as error:
                 self._report_unreadable(source, error)
                 continue
+            checkpoint = OpenedCheckpoint(source, reader, mark)
+            most = min(most, self._batch_size(slot, checkpoint, any(spool.iterdir())))
+            if opened and len(opened) >= most:  # it has larger tensors than those before it: a batch of its own
+                return opened, list(queue[index:])
             self.report.findings += [replace(found, step=source.step) for found in reader.findings]
             self._note_settings(source, reader)
-            opened.append(OpenedCheckpoint(source, reader, mark))
+            opened.append(checkpoint)
         return opened, []
 
     def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:

@@ -303,6 +303,15 @@ def test_a_checkpoint_that_needs_more_memory_or_is_cut_too_finely_is_left_out_as
     assert "20001 tensors of 4 bytes" in why["run", 30]
 
 
+def test_a_run_whose_tensors_grow_is_archived_in_the_memory_that_each_checkpoint_fits(tmp_path):
+    states = [{"w": torch.ones(2, 4)}] + [{"w": torch.full((40, 50_000), float(at))} for at in range(9)]
+    write_safetensors(tmp_path / "run", states)
+    args = ("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--max-mem", "16MB")
+    assert refused(*args) == {}
+    (plan,) = data_of(run_here(*args, "--dry-run", "--json"))["runs"]
+    assert (len(plan["steps"]), plan["archived"]) == (10, 10)
+
+
 def test_a_history_of_which_nothing_can_be_read_stops_it(tmp_path):
     (tmp_path / "run").mkdir()
     for step in (1, 2):
