@@ -11,7 +11,8 @@ from pathlib import Path
 from sedarchive.errors import HistoryError
 from sedarchive.families import Family
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
-from sedarchive.lowrank.products import Products, adapter_of, find_products, product_roles
+from sedarchive.lowrank.products import Products, find_products, product_roles
+from sedarchive.lowrank.settings import adapter_of
 from sedarchive.modelconfig import with_checkpoint
 from sedarchive.parts import Part
 from sedarchive.readers import CheckpointReader, find_runs, open_checkpoint

@@ -8,7 +8,8 @@ from sedarchive.archive.lock import was_interrupted
 from sedarchive.audit import merged
 from sedarchive.errors import DatabaseError
 from sedarchive.freshness import stale_runs
-from sedarchive.lowrank.products import adapter_of, find_products
+from sedarchive.lowrank.products import find_products
+from sedarchive.lowrank.settings import adapter_of
 from sedarchive.result import Result
 from sedarchive.sizes import format_size
 from sedarchive.tables import Database

@@ -5,7 +5,6 @@ matrix may go from one to the other), their product is the update of the model. 
 settings of the adapter the scale; where they do not, nothing is formed, with the reason.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,26 +12,13 @@ from typing import Any
 
 from sedarchive.families import Family
 from sedarchive.history import TensorSpec
+from sedarchive.lowrank.settings import Scales, obstacle
 from sedarchive.roles import Part, TensorRole, assign_roles
 
 _FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.(?P<adapter>(?!(?:weight|bias)\Z)\w+))?"
     r"(?:\.weight)?"
 )
-_WRAPPER = "base_model.model."
-_LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+")
-_MOST_PATTERNS = 4096
-_VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config")
-ADAPTER = "adapter_config"
-"""Key of the run's config under which they stand."""
-SETTINGS = ("peft_type", "r", "lora_alpha", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", *_VARIANTS)
-"""Settings of an adapter that say what its product is."""
-
-
-def adapter_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Settings of the adapter that the config of a run holds; None if it holds none."""
-    settings = config.get(ADAPTER)
-    return settings if isinstance(settings, Mapping) else None
 
 
 @dataclass(frozen=True)
@@ -126,10 +112,10 @@ def find_products(specs: Iterable[TensorSpec], settings: Mapping[str, Any] | Non
     known = list(specs)
     pairs = _pairs(known)
     taken = {spec.name for spec in known}
-    general = _obstacle(settings, pairs)
+    general, scales = _obstacle(settings, pairs), Scales.of(settings or {})
     formed, unformed = [], {}
     for pair in pairs:
-        made = general or _product(pair, settings or {}, taken)
+        made = general or _product(pair, scales, taken)
         if isinstance(made, Product):
             formed.append(made)
         else:
@@ -163,36 +149,21 @@ def _pairs(specs: Iterable[TensorSpec]) -> list[_Pair]:
     return list(pairs.values())
 
 
-def _obstacle(settings: Mapping[str, Any] | None, pairs: list[_Pair]) -> str | None:
+def _obstacle(settings: Mapping[str, Any] | None, pairs: Sequence[_Pair]) -> str | None:
     """Why no product at all is formed; None if nothing speaks against it."""
-    if settings is None:
-        return (
-            "its scale is not known: no adapter_config.json with the checkpoints, or several that differ; ingest again"
-        )
-    if settings.get("peft_type") != "LORA":
-        return f"peft_type {str(settings.get('peft_type'))[:40]!r} makes another update than scale x B A"
-    variants = [name for name in _VARIANTS if settings.get(name)]
-    if variants:
-        return f"{variants[0]}: the update of the model is another than scale x B A"
-    if len({pair.adapter for pair in pairs}) > 1:
-        return "several adapters, and one adapter_config.json"
-    return None
+    several = len({pair.adapter for pair in pairs}) > 1
+    return obstacle(settings) or ("several adapters, and one adapter_config.json" if several else None)
 
 
-def _product(pair: _Pair, settings: Mapping[str, Any], taken: set[str]) -> Product | str:
+def _product(pair: _Pair, scales: Scales, taken: set[str]) -> Product | str:
     """Product of a pair, or why there is none."""
     shapes = _shapes(pair, taken)
     if isinstance(shapes, str):
         return shapes
     outputs, rank, inputs = shapes
-    module = pair.module.removeprefix(_WRAPPER)
-    expected = _setting("r", "rank_pattern", module, settings)
-    alpha = _setting("lora_alpha", "alpha_pattern", module, settings)
-    if isinstance(expected, str) or isinstance(alpha, str):
-        return expected if isinstance(expected, str) else str(alpha)
-    if expected != rank:
-        return f"the factors are of rank {rank}, adapter_config.json says {expected:g}"
-    scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    scale = scales.of_module(pair.module, rank)
+    if isinstance(scale, str):
+        return scale
     return Product(
         name=pair.name,
         weight=f"{pair.module}.weight",
@@ -201,9 +172,9 @@ def _product(pair: _Pair, settings: Mapping[str, Any], taken: set[str]) -> Produ
         rank=rank,
         outputs=outputs,
         inputs=inputs,
-        alpha=alpha,
-        scale=scale,
-        transposed=pair.embedding or bool(settings.get("fan_in_fan_out")),
+        alpha=scale.alpha,
+        scale=scale.factor,
+        transposed=pair.embedding or scales.transposed,
     )
 
 
@@ -221,29 +192,3 @@ def _shapes(pair: _Pair, taken: set[str]) -> tuple[int, int, int] | str:
     if left.shape[1] != right.shape[0] or not left.n_elements or not right.n_elements:
         return f"factors of shapes {left.shape} and {right.shape} have no product"
     return left.shape[0], left.shape[1], right.shape[1]
-
-
-def _setting(name: str, patterns: str, module: str, settings: Mapping[str, Any]) -> float | str:
-    """Rank or alpha of a module as peft finds it, by the first pattern that ends its name; or why it is unknown."""
-    exceptions = settings.get(patterns) or {}
-    if not isinstance(exceptions, Mapping) or len(exceptions) > _MOST_PATTERNS:
-        return f"{patterns} of adapter_config.json is no table that can be read"
-    value = settings.get(name)
-    for pattern, own in exceptions.items():
-        if not _LITERAL.fullmatch(pattern):
-            return f"{patterns} of adapter_config.json holds the expression {pattern[:80]!r}; only plain names are read"
-        if _ends_with(module, pattern):
-            value = own
-            break
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        return f"{name} of adapter_config.json is no positive number"
-    return float(value)
-
-
-def _ends_with(module: str, pattern: str) -> bool:
-    """Whether peft takes a pattern for a module: it stands for the name, or for its end from a dot on.
-
-    Patterns come from files that nobody vouches for, so they are compared as text and never run as expressions.
-    """
-    plain = pattern.removeprefix("^").replace("\\.", ".")
-    return module == plain or (not pattern.startswith("^") and module.endswith(f".{plain}"))

@@ -137,15 +137,15 @@ class _TileSize:
         return cut
 
     def _within(self, share: int) -> _Cut:
-        """Return the largest cut of which the sums, the scratch and each reading take no more than a share."""
+        """Return the largest cut of which the sums take two shares, the scratch and each reading one, at most."""
         left_rows, right_columns = max(self.layout.left.grid.rows, 1), max(self.layout.right.row_elements, 1)
         width = min(max(_SCRATCH // (2 * self.layout.rank * self.n_steps), _NARROWEST), _WIDEST)
         cut = _Cut(self.n_steps, min(width, max(left_rows, right_columns)), left_rows, right_columns)
         while cut.width > 1 and self._scratch_bytes(cut) > share:
             cut = replace(cut, width=ceil(cut.width / 2))
-        while cut.height > 1 and self._sums_bytes(cut.height) > share:
+        while cut.height > 1 and self._sums_bytes(cut.height) > 2 * share:
             cut = replace(cut, height=ceil(cut.height / 2))
-        while cut.left_rows > 1 and self._left_bytes(cut) > share:
+        while cut.left_rows > 1 and self._left_bytes(cut) > max(share, 2 * self._left_chunk_bytes(cut)):
             cut = replace(cut, left_rows=ceil(cut.left_rows / 2))
         while cut.right_columns > 1 and self._right_bytes(cut) > max(share, 2 * self._right_chunk_bytes()):
             cut = replace(cut, right_columns=ceil(cut.right_columns / 2))
@@ -183,7 +183,7 @@ class _TileSize:
         results = (TASKS_PER_WORKER + 2) * n_results * products_bytes(self.n_steps, self.band)
         reading = max(self._left_bytes(cut), self._right_bytes(cut))
         needed = self._sums_bytes(cut.height) + self._scratch_bytes(cut) + reading + results
-        return needed + needed // 8 + _WORKER
+        return needed + needed // 6 + _WORKER
 
     def decodes(self, cut: _Cut) -> tuple[int, int]:
         """How often a chunk of each factor is decoded."""
@@ -208,9 +208,12 @@ class _TileSize:
         return (self.layout.n_leaves + 2) * _FLOAT * pairs * (2 * self.layout.rank) ** 2
 
     def _left_bytes(self, cut: _Cut) -> int:
+        return self.n_steps * cut.left_rows * self.layout.left.row_bytes_held + self._left_chunk_bytes(cut)
+
+    def _left_chunk_bytes(self, cut: _Cut) -> int:
+        """Of a chunk that is not wanted whole, or goes through a codec: what no fewer rows would save."""
         left = self.layout.left
-        chunk = 3 * left.chunk_bytes if left.compressed or cut.left_rows < left.grid.slab_rows else 0
-        return self.n_steps * cut.left_rows * left.row_bytes_held + chunk
+        return 3 * left.chunk_bytes if left.compressed or cut.left_rows < left.grid.slab_rows else 0
 
     def _right_bytes(self, cut: _Cut) -> int:
         """Columns of A at all steps, and all columns at the steps of a chunk."""

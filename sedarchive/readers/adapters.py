@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sedarchive.history import Finding
-from sedarchive.lowrank.products import ADAPTER, SETTINGS
+from sedarchive.lowrank.settings import ADAPTER, SETTINGS
 from sedarchive.readers.folder import has_standard_weights
 from sedarchive.readers.links import leads_outside
 from sedarchive.sizes import MIB

@@ -13,7 +13,8 @@ from sedarchive.families import Family
 from sedarchive.gram import RoundingUnit
 from sedarchive.history import DTYPES, TensorSpec
 from sedarchive.leaves import Leaf
-from sedarchive.lowrank.products import Product, Products, adapter_of, find_products, product_roles
+from sedarchive.lowrank.products import Product, Products, find_products, product_roles
+from sedarchive.lowrank.settings import adapter_of
 from sedarchive.plan.grid import TensorLayout
 from sedarchive.plan.products import ProductLayout
 from sedarchive.roles import Architecture, Part, TensorRole, assign_roles, check_heads
