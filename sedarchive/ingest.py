@@ -34,6 +34,7 @@ from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
+from sedarchive.lowrank.settings import ADAPTER
 from sedarchive.modelconfig import config_to_keep, with_checkpoint, with_given
 from sedarchive.plan.grid import chunk_grid
 from sedarchive.plan.memory import copies_bytes
@@ -278,7 +279,8 @@ class RunIngest:
         return with_training(config, self._writer.config, facts)
 
     def _model_config(self) -> dict[str, Any]:
-        given = without_contradiction(self._source.config, self._writer.config)
+        told = without_contradiction(self._source.config, self._writer.config)
+        given = told if told.keys() - {ADAPTER} else {**self._writer.config, **told}
         return with_checkpoint(config_to_keep(given, self._writer.config), self._meta)
 
     def _check_heads(self, specs: Iterable[TensorSpec]) -> None:

@@ -100,6 +100,8 @@ LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
         (PAIR, {**LORA, "r": 3}, "rank 2"),
         (PAIR, {**LORA, "r": "2"}, "no positive number"),
         (PAIR, {**LORA, "lora_alpha": None}, "lora_alpha"),
+        (PAIR, {**LORA, "lora_alpha": 10**400}, "lora_alpha"),
+        (PAIR, {**LORA, "rank_pattern": {"m": 10**400}}, "no positive number"),
         (PAIR, {**LORA, "alpha_pattern": {"(a+)+$": 3}}, "only plain names"),
         (PAIR, {**LORA, "rank_pattern": [1]}, "no table"),
         (PAIR[:1], LORA, "other factor"),
@@ -192,3 +194,42 @@ def test_another_scale_asks_for_new_gram_matrices_and_spectra(tmp_path):
         run_here("ingest", tmp_path / f"{alpha}" / "run", "--archive", tmp_path / f"{alpha}.zarr")
         keys.add(gram_key(anatomy(Archive(tmp_path / f"{alpha}.zarr").run("run")), GramOptions(MIB)))
     assert len(keys) == 2
+
+
+def test_an_archive_made_without_the_settings_learns_them_from_another_ingest(tmp_path):
+    write_adapters(tmp_path / "run", walk(3))
+    configs = sorted((tmp_path / "run").glob("*/adapter_config.json"))
+    for path in configs:
+        path.rename(path.with_suffix(".away"))
+    run_here("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    before = anatomy(Archive(tmp_path / "a.zarr").run("run"))
+    assert before.products.formed == ()
+    assert "ingest again" in before.skipped_reason(min(before.tensors))
+    for path in configs:
+        path.with_suffix(".away").rename(path)
+    run_here("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    assert len(anatomy(Archive(tmp_path / "a.zarr").run("run")).products.formed) == len(SHAPES)
+
+
+def test_one_checkpoint_has_a_product_and_no_update(tmp_path):
+    write_adapters(tmp_path / "run", walk(1))
+    run_here("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    parts, stored = swept(tmp_path / "a.zarr", "run")
+    gram = stored.gram(resolve_scopes("layer:0", parts.leaves)[0])
+    assert gram.full.shape == (1, 1)
+    assert gram.origin_norm2 > 0
+
+
+def test_an_absent_factor_leaves_its_product_out_of_groups(tmp_path):
+    states = walk(4)
+    gone = LAYER.format(1, "q_proj")
+    del states[2][f"{gone}.lora_A.weight"]
+    write_adapters(tmp_path / "run", states)
+    run_here("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    parts, stored = swept(tmp_path / "a.zarr", "run")
+    assert {leaf.name for one in resolve_scopes("all", parts.leaves) for leaf in one.leaves} == {
+        f"{module}.lora" for module in SHAPES if module != gone
+    }
+    (own,) = resolve_scopes(f"tensor:{gone}.lora", parts.leaves)
+    assert np.isnan(np.diag(stored.gram(own).full)).tolist() == [False, False, True, True]
+    assert parts.positions(own.leaves[0]) == [0, 1, 3]

@@ -9,6 +9,7 @@ from typing import Any
 _WRAPPER = "base_model.model."
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+")
 _MOST_PATTERNS = 4096
+_LARGEST = 1e30
 _VARIANTS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config")
 ADAPTER = "adapter_config"
 """Key of the run's config under which they stand."""
@@ -86,7 +87,7 @@ class _Setting:
         found = [self.ends[end] for end in endings if end in self.ends]
         found += [self.exact[module]] if module in self.exact else []
         value = min(found, key=lambda one: one[0])[1] if found else self.value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST:
             return f"{self.name} of adapter_config.json is no positive number"
         return float(value)
 

@@ -98,3 +98,5 @@ class MatrixLayout:
     layout: TensorLayout
     shapes: tuple[tuple[int, int], ...]
     """Shapes of its logical matrices."""
+    n_values: int = 0
+    """Singular values that wait to be stored for each step, where they are many for little work: those of products."""

@@ -53,7 +53,8 @@ class ProductLayout:
             converted=left.converted or right.converted,
             compressed=left.compressed or right.compressed,
         )
-        return MatrixLayout(held, ((rows, self.rank),))
+        n_values = min(left.grid.rows, right.row_elements) + 2 * self.rank
+        return MatrixLayout(held, ((rows, self.rank),), n_values)
 
 
 @dataclass(frozen=True)

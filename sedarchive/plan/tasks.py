@@ -33,6 +33,8 @@ TASK_BYTES = 64 * MIB
 """Decoded bytes (and results) that one Gram task handles, in blocks one after the other: 0.1-1 s."""
 TASK_FLOPS = 4 * 10**9
 """Work of one spectra task: 0.1-1 s on one core."""
+FLOPS_PER_VALUE = 10**4
+"""What a singular value that waits counts for, so that those of a task take no more than 3 MB."""
 TASKS_PER_WORKER = 2
 """Tasks for each worker that are handed out at a time, so that the results of so many wait."""
 BLOCKS_AT_ONCE = 4
@@ -274,7 +276,7 @@ def plan_spectra(matrices: Sequence[tuple[MatrixLayout, Sequence[int]]], max_mem
                 block = StepBlock(matrix.layout.tensor, tuple(group[at : at + held]))
                 blocks.append(block)
                 working[block] = spectra_block_bytes(matrix, len(block.slots))
-                weights.append(flops * len(block.slots))
+                weights.append(max(flops, FLOPS_PER_VALUE * matrix.n_values) * len(block.slots))
                 read_bytes += matrix.layout.grid.rows * matrix.layout.row_bytes * len(group)
     tasks = tuple(_grouped(blocks, weights, TASK_FLOPS))
     memory = [_TaskMemory(max(working[block] for block in task)) for task in tasks]
