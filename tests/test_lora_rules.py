@@ -54,13 +54,14 @@ def counts_of(states, folder):
     return stored, resolve_scopes("tensor:m.lora", parts.leaves)[0]
 
 
-def test_what_does_not_change_and_what_is_not_finite_is_counted(tmp_path):
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_does_not_change_and_what_is_not_finite_is_counted(tmp_path, bad):
     first = adapter_state(np.random.default_rng(1), {"m": (5, 7)}, 2)
     same = {name: value.copy() for name, value in first.items()}
     one_row = {name: value.copy() for name, value in first.items()}
     one_row["m.lora_B.weight"][3] += 1
     broken = {name: value.copy() for name, value in one_row.items()}
-    broken["m.lora_A.weight"][0, 2] = np.nan
+    broken["m.lora_A.weight"][0, 2] = bad
     stored, scope = counts_of([first, same, one_row, broken], tmp_path)
     counts, gram = stored.counts(scope), stored.gram(scope).full
     assert counts.zeros.tolist()[:3] == [0, 35, 28]

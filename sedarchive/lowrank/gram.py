@@ -75,10 +75,12 @@ class FactorSums:
         """Add some elements: (steps, r, elements), from the first checkpoint of the tile to its last."""
         if not values.shape[2]:
             return
-        rows = self._with_differences(values)
-        self._count(rows[: len(self.broken)], values[self._rows.start - self._rows.first_step :][: len(self.broken)])
-        flat = rows.reshape(-1, values.shape[2])
-        self.products += flat[: len(self.products)] @ flat.T
+        n_rows, before = len(self.broken), self._rows.start - self._rows.first_step
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            rows = self._with_differences(values)
+            self._count(rows[:n_rows], values[before : before + n_rows])
+            flat = rows.reshape(-1, values.shape[2])
+            self.products += flat[: len(self.products)] @ flat.T
 
     def _with_differences(self, values: Floats) -> Floats:
         """Rows of the tile: (rows, 2 r, elements)."""

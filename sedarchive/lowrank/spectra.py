@@ -35,19 +35,24 @@ def product_sigmas(left: NDArray[Any], right: NDArray[Any], scale: float) -> Mat
     if not np.isfinite(left).all() or not np.isfinite(right).all():
         return _no_values("nonfinite")
     try:
-        outer, inner = _triangle(left), _triangle(right.T)
-        core = scale * (outer @ inner.T)
-        if not np.isfinite(core).all():
-            return _no_values("failed")
-        found = np.linalg.svd(core, compute_uv=False)
-        norms = abs(scale) * float(np.linalg.norm(outer, 2)) * float(np.linalg.norm(inner, 2))
+        return _of_core(_triangle(left), _triangle(right.T), scale, (m, n))
     except np.linalg.LinAlgError:
         return _no_values("failed")
-    sigma = np.zeros(min(m, n))
-    sigma[: min(len(found), len(sigma))] = found[: len(sigma)]
-    if norms == 0 or sigma[0] == 0:
-        return MatrixSpectrum(np.zeros(min(m, n)), 0.0, 0, "factors", "zero")
-    resolution = max(m, n) * float(np.finfo(np.float64).eps) * norms
+
+
+def _of_core(outer: Floats, inner: Floats, scale: float, shape: tuple[int, int]) -> MatrixSpectrum:
+    """Values of ``scale * outer @ inner.T``, as those of a matrix of this shape."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        core = scale * (outer @ inner.T)
+        norms = abs(scale) * float(np.linalg.norm(outer)) * float(np.linalg.norm(inner))
+    if not np.isfinite(core).all() or not np.isfinite(norms):
+        return _no_values("failed")
+    found = np.linalg.svd(core, compute_uv=False)
+    sigma = np.zeros(min(shape))
+    sigma[: len(found)] = found[: len(sigma)]
+    if sigma[0] == 0:
+        return MatrixSpectrum(sigma, 0.0, 0, "factors", "zero")
+    resolution = max(shape) * float(np.finfo(np.float64).eps) * norms
     return MatrixSpectrum(sigma, resolution, int(np.count_nonzero(sigma >= resolution)), "factors", "ok")
 
 
