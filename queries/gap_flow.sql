@@ -8,8 +8,8 @@
 --   fitted, evenly spaced. damping (per step) is -a with dg/dt the forward difference, which damps "significantly" in
 --   nearly every series of noise; null_low .. null_high is the same fit to random updates of the same norms, and p the
 --   share of those whose gap and rate correlate at least as negatively. gap_flow_xu takes the authors' centred
---   difference, which errors of the gap bias towards 0. viable_gap is -b / a with its interval, NULL unless the gap
---   returns. gap_times (steps): when the gap first reaches half its peak and first falls below it again, and what the
+--   difference, which errors of the gap bias towards 0. viable_gap is -b / a, its interval NULL unless the
+--   gap returns beyond doubt. gap_times (steps): when the gap first reaches half its peak and first falls below it again, and what the
 --   flow fitted to the other part of the run predicts. status: ok, no_damping, no_null (ask for the window size by
 --   --window; single layers, roles and tensors have none), too_few, none.
 SELECT

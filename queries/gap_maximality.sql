@@ -7,8 +7,8 @@
 -- columns: run, scope, k, r, p, n, strongest, signal_rank, feedback_r, feedback_lag, feedback_p, status
 -- source: Xu 2026 (arXiv:2603.28964), gap maximality and the feedback of stability; the tests are ours
 -- note: r correlates the fall of sigma_k / sigma_(k+1) with the rise of val_loss from window to window, after a straight
---   line is taken out; p is that of the largest |r| over all k, against circular shifts of the loss. strongest: whether
---   |r| is the largest; the claim is that it is at signal_rank, the run's most frequent one. feedback_r is the largest
+--   line is taken out; p is that of the largest |r| over all k, against series of the same spectrum. strongest:
+--   whether |r| is the largest; the claim is that it is at signal_rank, the run's most frequent one. feedback_r is the largest
 --   correlation of changes of the gap at signal_rank with those of the overlap of its direction with that of the window
 --   before, at feedback_lag (positive: the gap leads), feedback_p over all lags searched. Against
 --   stability the fall of a ratio meets the fall of its own direction's overlap: a small gap turns v_k in random updates

@@ -16,7 +16,7 @@
 --   negative one as W grows: compare with stamp centre. flip: the sign differs from that at the next smaller window
 --   size, and both are peaks. In pure noise it does so in 42 % of runs: flip_p is the share of surrogates that flip as
 --   strongly (the weaker of the two peaks counts). p is corrected for everything searched, p_lags for the lags alone;
---   low and high are an interval of r at that lag, not corrected for its choice. status: no_target, too_few (fewer than
+--   low and high are an interval of r, wider for each other lag that might have been the peak. status: no_target, too_few (fewer than
 --   8 pairs at every lag), constant, border (the peak lies at first_lag or last_lag: no peak), wrong_sign (no negative
 --   r, under peak negative), few_effective (n_eff below 10), irregular (checkpoints unequally spaced), ok.
 WITH

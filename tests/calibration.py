@@ -52,7 +52,7 @@ class Case:
     run: Callable[[np.random.Generator, int], dict]
     bounds: tuple[float, float]
     trials: int = 2000
-    quick: int = 100
+    quick: int = 60
     """Trials of the reduced tier; 0: the case is a campaign's alone."""
 
 
@@ -305,7 +305,7 @@ def edge_ratios_of_noise(rng, trials, size, dimension):
     return {"edge_ratio_p": rejected(windows_of_noise(rng, trials, size, dimension)[0].edge_ratio_p)}
 
 
-def case(name, run, bounds, trials=2000, quick=100, **options):
+def case(name, run, bounds, trials=2000, quick=60, **options):
     shown = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
     return Case(f"{name} [{shown}]" if shown else name, partial(run, **options), bounds, trials, quick)
 

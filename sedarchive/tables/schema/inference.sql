@@ -124,7 +124,7 @@ COMMENT ON COLUMN couplings.n_eff_xu IS 'The authors'' effective pairs n (1 - a)
 COMMENT ON COLUMN couplings.p IS 'p-value by the maximum over all lags, features and window sizes of this scope, target, stamp, detrend and kind, against surrogates of the metric; of a flip, a sliding extreme or a test: of itself alone; of a group: over all layers and window sizes, of a phase: over all phases and window sizes [1]';
 COMMENT ON COLUMN couplings.p_lags IS 'p-value by the maximum over the lags of this scan alone: for a feature, scope and window size fixed beforehand; of a phase: of this phase alone [1]';
 COMMENT ON COLUMN couplings.p_xu IS 'The authors'' p-value, by Student''s t with n_eff_xu (of granger: by the F distribution); ignores the search, so for a peak far too small [1]';
-COMMENT ON COLUMN couplings.low IS 'Lower end of the 95 % interval of r at this lag, by Fisher''s z with n_eff; of a peak not corrected for its choice [1]';
+COMMENT ON COLUMN couplings.low IS 'Lower end of the 95 % interval of r at this lag, by Fisher''s z with n_eff; of a peak wider for each other lag that might have been it [1]';
 COMMENT ON COLUMN couplings.high IS 'Upper end of the same interval [1]';
 COMMENT ON COLUMN couplings.null_low IS '2.5 % quantile of the smallest sliding r of a run under surrogates [1]';
 COMMENT ON COLUMN couplings.null_high IS '97.5 % quantile of the largest sliding r of a run under surrogates; of multiple_r2 and groups the 95 % quantile of R2, of groups_weakest of |r| of that layer [1]';
