@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sedarchive.compute.couplings import keyed_couplings, refresh_couplings, wanted_couplings
 from sedarchive.compute.edge_couplings import keyed_edge_couplings, refresh_edge_couplings, wanted_edge_couplings
 from sedarchive.compute.fits import keyed_fits, refresh_fits, wanted_fits
+from sedarchive.compute.momentum_rows import keyed_momentum, refresh_momentum, wanted_momentum
 from sedarchive.compute.phases import keyed_phases, refresh_phases, wanted_phases
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
@@ -43,6 +44,7 @@ def refresh_inference(source: InferenceSource, turns: Turns, executor: Executor)
     refresh_fits(source.run, val_loss, source.sizes, turns, executor)
     refresh_phases(source.run, source.sizes, turns, executor)
     refresh_couplings(source.run, source.steps, source.sizes, turns, executor)
+    refresh_momentum(source.run, source.sizes, turns, executor)
     refresh_edge_couplings(source.run, source.steps, source.reached, source.presets, turns)
 
 
@@ -53,6 +55,7 @@ def drop_stale_inference(source: InferenceSource, database: Database) -> None:
         (keyed_fits(run), wanted_fits(database, run)),
         (keyed_phases(run), wanted_phases(database, run, sizes)),
         (keyed_couplings(run), wanted_couplings(database, run, sizes)),
+        (keyed_momentum(run), wanted_momentum(database, run, sizes)),
         (keyed_edge_couplings(run), wanted_edge_couplings(database, run, source.reached, source.presets)),
     ):
         keyed.drop(database, keyed.outstanding(database, wanted))
