@@ -1,6 +1,6 @@
 -- summary: How the edge goes with a logged loss in each phase of the run: correlation in rise, plateau and collapse.
 -- param window_size = 10: updates per window; one that was asked for with --window
--- param scope = 'all': group of parameters
+-- param scope = 'all': group of parameters; single layers, roles and tensors have none
 -- param target = 'val_loss': metric in the logs
 -- param method = 'derivative' | 'peak': rule that divides the run, see `sedarchive explain phases.method`
 -- param detrend = 'none' | 'linear': polynomial in step that is taken out of both series inside the phase first

@@ -7,7 +7,7 @@
 -- source: Xu 2026 (arXiv:2603.15678), definitions 3 to 5
 -- note: step is that of the window's last update. The null has random updates of the same norms in p_eff dimensions:
 --   changes of the learning rate alone make ratios, so a ratio inside its band shows nothing. Momentum alone
---   makes one too: edge_ratio_ar1_p is against updates that remember the one before as the real ones do, for at most 32
+--   makes one too: edge_ratio_ar1_p is against updates that remember the one before as the real ones do, for at most 16
 --   windows. mp_edge is the root mean square of the window's lower half, not a test: pure noise exceeds it too.
 SELECT
     run,

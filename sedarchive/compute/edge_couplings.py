@@ -107,7 +107,7 @@ def refresh_edge_couplings(
 def _rows(
     scope: str, edges: Sequence[EdgeSeries], presets: Sequence[str], metrics: Mapping[str, RunMetric]
 ) -> list[Row]:
-    rows = phase_coupling_rows(edges, metrics)
+    rows = [] if ":" in scope else phase_coupling_rows(edges, metrics)  # single layers and tensors are many
     for preset in (PRESETS[name] for name in presets):
         rows += preset_rows(preset, edges, metrics) if follows(preset, scope) else []
     return rows

@@ -17,7 +17,7 @@ from sedarchive.tables import Database
 
 ALGORITHM = "momentum-null-1"
 TABLE_NAME = "momentum_null"
-MOST_WINDOWS = 32
+MOST_WINDOWS = 16
 """Windows of one scope and size whose null is drawn, evenly spaced: it costs an eigenproblem a draw."""
 _COLUMNS = ("edge_ratio_ar1_null", "edge_ratio_ar1_null_high", "edge_ratio_ar1_p")
 _KEYS = (

@@ -64,12 +64,12 @@ def return_intervals(line: FittedLine) -> ReturnIntervals:
         return ReturnIntervals(*[np.nan] * 4)
     slopes = line.slope + error * _GRID
     observed = (line.slope - slopes) / error
-    simulated = np.array([np.quantile(_simulated(line, slope).t, _TAILS) for slope in slopes])
-    slowest, high, low = (_crossing(slopes, observed - quantile) for quantile in simulated.T)
+    simulated = np.quantile(_simulated(line, slopes).t, _TAILS, axis=1)
+    slowest, high, low = (_crossing(slopes, observed - quantile) for quantile in simulated)
     if not slowest < 0 or len(line.level) < MIN_POINTS:
         return ReturnIntervals(low, high, np.nan, np.nan)
     # the slowest return that the series allows knows its level least: its critical value is the largest
-    critical = float(np.quantile(np.abs(_simulated(line, slowest).root_t), _LEVEL))
+    critical = float(np.quantile(np.abs(_simulated(line, np.array([slowest])).root_t), _LEVEL))
     return ReturnIntervals(low, high, *_fieller(line, critical))
 
 
@@ -85,42 +85,45 @@ def _crossing(at: Floats, values: Floats) -> float:
 
 @dataclass(frozen=True)
 class _Simulated:
-    """What fits to simulated series of a known slope miss it by, in their own standard errors."""
+    """What fits to simulated series of known slopes miss these by, in their own standard errors."""
 
     t: Floats
-    """Of the slope (REPLICAS,)."""
+    """Of the slope (m, REPLICAS)."""
     root_t: Floats
-    """Of the line at its true root (REPLICAS,); NaN where that is infinite."""
+    """Of the line at its true root (m, REPLICAS); NaN where that is infinite."""
 
 
-def _simulated(line: FittedLine, slope: float) -> _Simulated:
-    """Simulate series with a slope, from the first point of a series and the errors that the slope leaves."""
-    n = len(line.level)
-    left = line.change - slope * (line.level - line.level[0])
-    spread = float(left.std(ddof=1))
-    drive = float(left.mean()) / spread if spread > 0 else 0.0
-    powers = (1.0 + slope) ** np.arange(n)
-    age = np.arange(n)[:, None] - np.arange(n)
-    response = np.where(age > 0, powers[np.maximum(age - 1, 0)], 0.0)
-    noise = _noise(n)
-    level = response @ (noise + drive)
-    change = slope * level + drive + noise
-    root = -drive / slope if slope else np.nan
-    return _t_values(level, change, slope, root)
-
-
-def _t_values(level: Floats, change: Floats, slope: float, root: float) -> _Simulated:
-    """Fit every column (n, replicas) by least squares."""
-    n = len(level)
-    mean = level.mean(axis=0)
-    dx, dy = level - mean, change - change.mean(axis=0)
-    sxx, sxy, syy = ((a * b).sum(axis=0) for a, b in ((dx, dx), (dx, dy), (dy, dy)))
-    fitted = sxy / sxx
-    variance = np.maximum(syy - fitted * sxy, 0.0) / (n - 2)
-    at_root = change.mean(axis=0) + fitted * (root - mean)
+def _simulated(line: FittedLine, slopes: Floats) -> _Simulated:
+    """Simulate series with some slopes (m,), from the first point of a series and the errors that the slopes leave."""
+    level = line.level - line.level[0]
+    left = line.change - slopes[:, None] * level
+    spread = left.std(axis=1, ddof=1)
+    drive = np.divide(left.mean(axis=1), spread, out=np.zeros(len(slopes)), where=spread > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (fitted - slope) / np.sqrt(variance / sxx)
-        root_t = at_root / np.sqrt(variance * (1 / n + (root - mean) ** 2 / sxx))
+        root = -drive / slopes
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # a slope far above 0 may lead to infinity
+        return _t_values(_noise(len(level)), (1.0 + slopes)[:, None], drive[:, None], root[:, None])
+
+
+def _t_values(noise: Floats, factor: Floats, drive: Floats, root: Floats) -> _Simulated:
+    """Follow series level -> factor level + drive + noise from 0, and fit each by least squares from running sums.
+
+    What the fit misses the slope by is the slope of the noise (n, replicas) on the level.
+    """
+    n = len(noise)
+    level = np.zeros((len(factor), noise.shape[1]))
+    total, squares, products = (np.zeros_like(level) for _ in range(3))
+    for pushed in noise:
+        total += level
+        squares += level * level
+        products += level * pushed
+        level = factor * level + drive + pushed
+    mean, mean_noise = total / n, noise.mean(axis=0)
+    sxx, sxe = squares - n * mean**2, products - n * mean * mean_noise
+    variance = np.maximum((noise**2).sum(axis=0) - n * mean_noise**2 - sxe**2 / sxx, 0.0) / (n - 2)
+    missed = sxe / sxx
+    t = missed / np.sqrt(variance / sxx)
+    root_t = (mean_noise + missed * (root - mean)) / np.sqrt(variance * (1 / n + (root - mean) ** 2 / sxx))
     return _Simulated(np.nan_to_num(t), root_t)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-DRAWS = 199
+DRAWS = 99
 SEED = 0
 _LARGEST_COSINE = 0.999
 

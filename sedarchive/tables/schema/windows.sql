@@ -88,7 +88,7 @@ COMMENT ON COLUMN windows.edge_k IS 'The k of edge_ratio, from 1 [index]';
 COMMENT ON COLUMN windows.edge_ratio_null IS 'Median of edge_ratio under random updates of the same norms [1]';
 COMMENT ON COLUMN windows.edge_ratio_null_high IS '95 % quantile of edge_ratio under random updates of the same norms [1]';
 COMMENT ON COLUMN windows.edge_ratio_p IS 'Share of random windows with an edge_ratio at least as large [1]';
-COMMENT ON COLUMN windows.edge_ratio_ar1_null IS 'Median edge_ratio of random updates that keep norms and lag-1 cosines; of at most 32 windows of a size that was asked for [1]';
+COMMENT ON COLUMN windows.edge_ratio_ar1_null IS 'Median edge_ratio of random updates that keep norms and lag-1 cosines; of at most 16 windows of a size that was asked for [1]';
 COMMENT ON COLUMN windows.edge_ratio_ar1_null_high IS '95 % quantile of edge_ratio under the same updates [1]';
 COMMENT ON COLUMN windows.edge_ratio_ar1_p IS 'Share of such random windows with an edge_ratio at least as large [1]';
 COMMENT ON COLUMN windows.p_eff IS 'Effective dimension of the null, from the cosines of distant updates; at most p [1]';
