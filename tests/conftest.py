@@ -80,6 +80,6 @@ def computed(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("computed")
     made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
     made.ingest(trained)
-    reports = made.compute(windows=(3,), scopes=SCOPES)
+    reports = made.compute(windows=(3,), scopes=SCOPES, inference=False)
     assert [report.error for report in reports] == [None] * len(reports)
     return made

@@ -14,6 +14,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+from sedarchive.archive.damage import DAMAGE_RECORD
+
 SECONDS = 10
 """No case may take longer: most take a millisecond."""
 MEMORY = 1024 * 2**20
@@ -183,7 +185,9 @@ def attack(target: Target, folder: Path, seeds: range, allowed: type[Exception])
 
 
 def _listing(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    """Everything in a folder but what ``verify`` writes down of the damage that it finds."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != DAMAGE_RECORD)
+    return sorted(paths)
 
 
 def _peak() -> int:

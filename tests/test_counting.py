@@ -124,7 +124,7 @@ def reads(reports):
 def test_compute_reports_the_chunks_and_bytes_that_it_read(trained, analysis):
     analysis.ingest(trained / "encoder")
     chunks = weight_chunks(analysis, "encoder")
-    gram, spectra = reads(analysis.compute())
+    gram, spectra = reads(analysis.compute(inference=False))
     assert (gram.chunks, gram.n_bytes) == (len(chunks), sum(chunks.values()))
     matrices = [size for key, size in chunks.items() if chunks_axes(key) == 3]
     assert (spectra.chunks, spectra.n_bytes) == (len(matrices), sum(matrices))
@@ -132,8 +132,10 @@ def test_compute_reports_the_chunks_and_bytes_that_it_read(trained, analysis):
 
 def test_new_windows_and_scopes_fetch_no_weight(trained, analysis):
     analysis.ingest(trained / "encoder")
-    analysis.compute()
-    (report,) = analysis.compute(windows=(3, 7), scopes=("role:*", "layer:0-1", "mine=*linear1.weight"))
+    analysis.compute(inference=False)
+    (report,) = analysis.compute(
+        inference=False, windows=(3, 7), scopes=("role:*", "layer:0-1", "mine=*linear1.weight")
+    )
     assert report.window_sets > 20
     assert (report.gram.reads.chunks, report.spectra.reads.chunks) == (0, 0)
     assert (report.gram.reads.n_bytes, report.spectra.reads.n_bytes) == (0, 0)
@@ -146,24 +148,24 @@ def test_a_history_that_grew_is_read_again_for_its_grams_and_only_its_end_for_sp
     for path in names[:16]:
         shutil.copy(path, folder)
     analysis.ingest(folder)
-    gram, spectra = reads(analysis.compute())
+    gram, spectra = reads(analysis.compute(inference=False))
     assert (gram.chunks, spectra.chunks) == (2 * 2, 2 * 2)
     for path in names[16:20]:
         shutil.copy(path, folder)
     analysis.ingest(folder)
-    gram, spectra = reads(analysis.compute())
+    gram, spectra = reads(analysis.compute(inference=False))
     assert (gram.chunks, spectra.chunks) == (2 * 3, 2)
-    gram, spectra = reads(analysis.compute())
+    gram, spectra = reads(analysis.compute(inference=False))
     assert (gram.chunks, spectra.chunks) == (0, 0)
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(trained, analysis):
     analysis.ingest(trained / "encoder")
-    analysis.compute(spectra=False)
+    analysis.compute(inference=False, spectra=False)
     chunks = weight_chunks(analysis, "encoder")
     done = sorted((analysis.archive / "encoder" / "gram").glob("*/updates/c/*/0/0"), key=str)
     done[0].unlink()  # the leaf numbered 0 is the first tensor's
-    (report,) = analysis.compute(spectra=False)
+    (report,) = analysis.compute(inference=False, spectra=False)
     assert report.gram.computed == 1
     assert 0 < report.gram.reads.chunks < len(chunks) / 10
 
@@ -224,7 +226,7 @@ def test_a_change_of_dtype_fetches_no_chunk_more_often_than_planned(analysis, tm
 
 def test_every_element_of_a_tensor_in_slabs_is_counted(wide, analysis):
     analysis.ingest(wide)
-    analysis.compute(spectra=False)
+    analysis.compute(inference=False, spectra=False)
     weights = np.stack([state["wide.weight"].numpy() for _, state in read_run(wide)])
     wanted = (weights[1:] == weights[:-1]).reshape(N_UPDATES, -1).mean(axis=1)
     found = analysis.rows("SELECT zero_fraction FROM updates WHERE scope = 'all' ORDER BY step")

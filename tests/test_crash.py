@@ -111,7 +111,7 @@ class Scene:
         assert report.error is None
 
     def compute(self, archive, database):
-        options = ComputeOptions(windows=(2,), spectra=False)
+        options = ComputeOptions(windows=(2,), spectra=False, inference=False)
         with few_draws():
             assert [report.error for report in compute(archive, database, options)] == [None]
 

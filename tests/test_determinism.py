@@ -66,7 +66,7 @@ def computed_copy(original, folder, **options):
     """A copy of an archive, Gram matrices included if it has them, with tables computed anew."""
     made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
     shutil.copytree(original.archive, made.archive)
-    reports = made.compute(**options)
+    reports = made.compute(inference=False, **options)
     assert [report.error for report in reports] == [None] * 3
     return made
 
@@ -181,9 +181,9 @@ def test_a_history_that_grew_gives_the_tables_of_a_fresh_one(trained, tmp_path):
         shutil.copy(trained / "neox" / "metrics.jsonl", folder)
         grown.ingest(folder)
         if len(part) > 1:
-            grown.compute(windows=(3,), scopes=("role:key",))
+            grown.compute(inference=False, windows=(3,), scopes=("role:key",))
     fresh.ingest(folder)
-    fresh.compute(windows=(3,), scopes=("role:key",))
+    fresh.compute(inference=False, windows=(3,), scopes=("role:key",))
     assert_same_tables(grown, fresh)
     assert gram_files(grown) == gram_files(fresh)
 
@@ -197,7 +197,7 @@ def test_checkpoints_that_arrive_out_of_order_give_the_same_tables(trained, tmp_
         late.ingest(folder)
     fresh.ingest(folder)
     for one in (late, fresh):
-        one.compute()
+        one.compute(inference=False)
     assert_same_tables(late, fresh, NUMBERS)
     assert gram_files(late) == gram_files(fresh)
 
@@ -208,7 +208,7 @@ def test_spectra_at_every_third_checkpoint_are_those_of_the_full_tables(referenc
     for table in ("matrix_spectra", "matrix_stats"):
         place = [name for name, *_ in found.rows(f"DESCRIBE {table}")].index("step")
         assert content(found, table) == [row for row in content(reference, table) if row[place] in steps]
-    found.compute()
+    found.compute(inference=False)
     assert_same_tables(found, reference, ("matrix_spectra", "matrix_stats"))
 
 
@@ -224,20 +224,20 @@ def test_a_null_asked_for_later_is_the_one_of_windows_derived_anew(ingested, tmp
     sums = {path: path.read_bytes() for path in found.archive.rglob("gram/*/updates/c/**/*") if path.is_file()}
     for path in sums:  # what stands in the tables is enough
         path.write_bytes(b"")
-    reports = found.compute(windows=(5,), spectra=False)
+    reports = found.compute(inference=False, windows=(5,), spectra=False)
     for path, data in sums.items():
         path.write_bytes(data)
     assert [(report.error, report.window_sets > 0) for report in reports] == [(None, True)] * 3
     for table in ("updates", "windows", "window_sigmas"):
         assert content(found, table) == content(whole, table) != []
-    assert found.compute(spectra=False)[0].window_sets == 0
+    assert found.compute(inference=False, spectra=False)[0].window_sets == 0
 
 
 def test_computing_twice_changes_nothing(reference, analysis):
     shutil.copytree(reference.archive, analysis.archive)
     shutil.copy(reference.database, analysis.database)
     before = gram_files(analysis)
-    reports = analysis.compute()
+    reports = analysis.compute(inference=False)
     assert_same_tables(analysis, reference, (*NUMBERS, *CATALOG, "computations"))
     assert gram_files(analysis) == before
     assert [(report.window_sets, report.spectra.computed) for report in reports] == [(0, 0)] * 3

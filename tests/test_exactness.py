@@ -367,12 +367,17 @@ def test_gradient_shares_are_those_of_the_files_and_the_optimizer_in_them(comput
         np.testing.assert_allclose(alignment[t], wanted, atol=1e-5)
 
 
-def test_fits_of_windows_stand_for_every_scope_and_size(computed, folder, size):
-    sql = "SELECT scope, fit, count(*) FROM fits WHERE run = ? AND window_size = ? GROUP BY ALL"
-    counts = {(scope, fit): n for scope, fit, n in computed.rows(sql, [folder.name, size])}
-    wanted = {"gap_flow": 2, "gap_flow_xu": 2, "gap_times": 5, "alpha_feedback": 2, "gap_maximality": size - 1}
-    wanted["gap_maximality_stability"] = size - 1
-    assert counts == {(scope, fit): n for scope in scopes_of(folder) for fit, n in wanted.items()}
+def test_fits_of_windows_stand_for_every_scope_and_size(trained, analysis):
+    analysis.ingest(trained / "gpt2_float32")
+    analysis.compute(windows=(3,), spectra=False)
+    for size in (3, 10):
+        sql = "SELECT scope, fit, count(*) FROM fits WHERE window_size = ? GROUP BY ALL"
+        counts = {(scope, fit): n for scope, fit, n in analysis.rows(sql, [size])}
+        wanted = {"gap_flow": 2, "gap_flow_xu": 2, "gap_times": 5, "alpha_feedback": 2, "gap_maximality": size - 1}
+        wanted["gap_maximality_stability"] = size - 1
+        scopes = {scope for scope, _ in counts}
+        assert {"all", "trunk", "attention", "mlp", "layer:0"} <= scopes
+        assert counts == {(scope, fit): n for scope in scopes for fit, n in wanted.items()}
 
 
 def spectra_of(computed, folder):

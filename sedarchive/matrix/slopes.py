@@ -62,7 +62,7 @@ def _slopes(x: Floats, y: Floats, weight: Floats) -> Slopes:
     n = np.count_nonzero(weight, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = weight / weight.sum(axis=1, keepdims=True)
-        centred = x - (share @ x)[:, None]
+        centred = x - (share * x).sum(axis=1, keepdims=True)  # row by row: the same bits however many rows there are
         lever = share * centred
         spread = np.einsum("nk,nk->n", lever, centred)
         slope = np.einsum("nk,nk->n", lever, y) / spread
