@@ -167,7 +167,7 @@ def obstacle(split: Split, shape: Shape, heads: Heads) -> str | None:
     if len(shape) not in (1, 2):
         return f"{fused}, stacked in {len(shape)} dimensions; kept whole"
     if split.rule == "unknown":
-        return f"{fused} of a layout that names and shape do not tell; kept whole: a family file would tell it"
+        return f"{fused} of a layout that names and shape do not tell; kept whole: --arch FILE, a family file, tells"
     if split.rule == "shared":
         return f"what {' and '.join(split.parts)} are made from, kept whole: no part of it is of one alone"
     if split.rule in ("thirds", "halves", "quarters", "alternate"):

@@ -178,7 +178,8 @@ def _tensor_role(spec: TensorSpec, match: Match, heads: Heads) -> TensorRole:
         reason = f"{spec.dtype} elements: stored and restored, never differenced"
     elif rule and kind != "buffer":
         parts, obstacle = _divide(rule, spec.shape, heads)
-        reason = obstacle if split else obstacle or reason
+        if not split or split.rule != "unknown" or reason is None:  # else the family says itself why it does not tell
+            reason = obstacle if split else obstacle or reason
     return TensorRole(
         tensor=spec.name,
         layer=match.layer,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models import indices, kept
 from safetensors.numpy import save_file
 
-from sedarchive.families import Split, parse_family
+from sedarchive.families import Split, parse_family, shipped_text
 from sedarchive.gram import select_part
 from sedarchive.history import TensorSpec
 from sedarchive.parts import MOST_EXPERTS, Heads, as_matrix, cut, experts
@@ -133,7 +133,7 @@ def test_names_alone_tell_what_is_a_convolution_or_a_table(name, shape, matrix):
 
 
 def fused_by_groups(h, k, d, width):
-    """Query, key and value matrices, and rows (k, h / k + 2, d) of them as Megatron and InternLM2 lay them out."""
+    """Query, key and value matrices, and rows (k, h / k + 2, d) of them as Megatron lays them out."""
     rng = np.random.default_rng(0)
     q, key, v = (rng.standard_normal((n * d, width)) for n in (h, k, k))
     rows = []
@@ -161,7 +161,6 @@ OLMO = {"transformer.blocks.0.attn_out.weight": (8, 8), "transformer.blocks.0.ff
 @pytest.mark.parametrize(
     ("family", "name", "others", "lay_out"),
     [
-        ("internlm2", "model.layers.0.attention.wqkv.weight", INTERNLM2, fused_by_groups),
         ("megatron_core", "decoder.layers.0.self_attention.linear_qkv.weight", MEGATRON, fused_by_groups),
         ("litgpt", "transformer.h.0.attn.qkv.weight", LITGPT, fused_by_sizes),
         ("olmo_native", "transformer.blocks.0.att_proj.weight", OLMO, fused_by_sizes),
@@ -178,6 +177,22 @@ def test_the_parts_of_a_layout_are_what_it_was_built_from(family, name, others, 
     unknown = roles_of({**others, name: (16, 8)}).roles[name]
     assert unknown.parts == ()
     assert "--heads" in unknown.reason
+
+
+def test_the_fused_weight_of_internlm2_is_kept_whole_until_a_family_file_tells_its_layout():
+    name = "model.layers.0.attention.wqkv.weight"
+    truth, fused = fused_by_groups(4, 2, 2, 8)
+    whole = roles_of({**INTERNLM2, name: fused.shape}, heads=4, kv_heads=2)
+    role = whole.roles[name]
+    assert (whole.family, role.parts, role.contains, role.layer) == ("internlm2", (), QKV, 0)
+    assert "not proved" in role.reason
+    assert "arch show internlm2" in role.reason
+    assert "--arch FILE" in role.reason
+    mine = parse_family(shipped_text("internlm2").replace('rule = "unknown"', 'rule = "grouped"'), "mine.toml")
+    found = roles_of({**INTERNLM2, name: fused.shape}, heads=4, kv_heads=2, families=(mine,)).roles[name]
+    assert tuple(part.name for part in found.parts) == QKV
+    for part in found.parts:
+        np.testing.assert_array_equal(kept(part, fused), truth[part.name])
 
 
 @pytest.mark.parametrize(
