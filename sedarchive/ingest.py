@@ -44,6 +44,7 @@ from sedarchive.readers.adapters import without_contradiction
 from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.selection import Selection
+from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.roles import assign_roles, check_heads
 from sedarchive.sizes import GIB, KIB, MIB, format_size
@@ -219,6 +220,7 @@ class RunIngest:
         self._executor = Executor(options.workers)
         self._meta: Mapping[str, Any] = {}
         self._optimizers: dict[int, Mapping[str, Any]] = {}
+        self._told: list[ToldStep] = []
         self._commits = list(writer.commits)
         self._look, self._replacing = Look((), ()), set[int]()
 
@@ -265,7 +267,7 @@ class RunIngest:
         added, disagreements = checkpoint_settings(self._optimizers, labels, [*before, *metrics])
         facts, problems = training_facts(source, self._meta)
         self.report.metrics = len(metrics)
-        self.report.findings += [*findings, *disagreements, *problems]
+        self.report.findings += [*findings, *disagreements, *problems, *told_findings(self._told)]
         if metrics or added:
             self._writer.write_metrics([*metrics, *added])
         still = standing(self._writer.findings, self._look, self._writer.steps)
@@ -293,6 +295,7 @@ class RunIngest:
     def _note_settings(self, source: CheckpointSource, reader: CheckpointReader) -> None:
         """Remember what a checkpoint says of its training."""
         self._meta = reader.meta or self._meta
+        self._told.append(told_step(source, reader.meta))
         if "optimizer" in reader.meta:
             self._optimizers[source.step] = reader.meta["optimizer"]
 

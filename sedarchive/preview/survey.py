@@ -15,6 +15,7 @@ from sedarchive.ingest import IngestOptions
 from sedarchive.inspection import Hints, Inspection, inspect_reader
 from sedarchive.readers import CheckpointReader, open_checkpoint
 from sedarchive.readers.bounds import check_bounds
+from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class _Headers:
     findings: list[Finding] = field(default_factory=list)
     meta: Mapping[str, Any] = field(default_factory=dict)
     optimizers: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    told: list[ToldStep] = field(default_factory=list)
     _n_new: int = 0
 
     def add(self, checkpoint: CheckpointSource, reader: CheckpointReader) -> None:
@@ -58,6 +60,7 @@ class _Headers:
         self.formats[reader.format] += 1
         self.findings += [replace(found, step=checkpoint.step) for found in reader.findings]
         self.meta = reader.meta or self.meta
+        self.told.append(told_step(checkpoint, reader.meta))
         if "optimizer" in reader.meta:
             self.optimizers[checkpoint.step] = reader.meta["optimizer"]
         if checkpoint.step in self.archived:
@@ -103,7 +106,7 @@ def survey_run(
         slots={spec: tuple(slots) for spec, slots in headers.slots.items()},
         newest=newest,
         refusal=refusal,
-        findings=tuple(headers.findings),
+        findings=(*headers.findings, *told_findings(headers.told)),
         meta=headers.meta,
         optimizers=headers.optimizers,
     )

@@ -1,4 +1,4 @@
-"""Runs and their checkpoints below a path, by names alone: no checkpoint is opened here."""
+"""Runs and their checkpoints below a path, by names: only a single checkpoint without a step is opened here."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sedarchive.errors import HistoryError, NoCheckpointsError, SedarchiveError
-from sedarchive.history import Finding, RunSource
+from sedarchive.history import CheckpointSource, Finding, RunSource
 from sedarchive.readers.adapters import adapter_findings, adapter_settings
 from sedarchive.readers.candidates import Candidate, Draft, ordered
 from sedarchive.readers.folder import has_standard_weights
@@ -16,6 +16,7 @@ from sedarchive.readers.hub import hub_draft, hub_main, is_hub_repository
 from sedarchive.readers.layouts import find_layout
 from sedarchive.readers.links import leads_outside
 from sedarchive.readers.logfiles import find_logs
+from sedarchive.readers.opening import open_checkpoint
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.steps import (
     FOREIGN_SUFFIXES,
@@ -26,6 +27,7 @@ from sedarchive.readers.steps import (
     is_weights_name,
     names_checkpoint,
 )
+from sedarchive.readers.toldsteps import steps_told
 from sedarchive.sizes import MIB
 from sedarchive.untrusted import load_json, writable
 from sedarchive.words import counted
@@ -44,7 +46,8 @@ def find_runs(
     """Find the runs below `path`, sorted by name.
 
     A run is the folder that directly holds checkpoints (of a folder ``checkpoints``: the one above it), or a
-    model in the cache of the Hugging Face hub, whose revisions are its checkpoints.
+    model in the cache of the Hugging Face hub, whose revisions are its checkpoints. A single checkpoint whose name
+    has no step has the one that it tells itself, or 0.
     Folders behind symbolic links are not entered: they may lead out of the tree or round in it.
 
     Parameters
@@ -286,16 +289,27 @@ class _Finder:
         if self._root.is_file() and self._root.suffix.lower() not in WEIGHT_SUFFIXES:
             raise NoCheckpointsError(f"{self._root}: not a checkpoint; looked for {_LOOKED_FOR}")
         step = self._step(self._root)
-        draft = Draft([self._candidate(step or StepName(0), self._root)])
+        told = self._told_by_itself() if step is None else {}
+        key, value = next(iter(told.items()), ("", 0))
+        draft = Draft([self._candidate(step or StepName(value), self._root)])
         if step is None:
+            what = f"step {value}, its {key}" if told else "step 0"
             draft.findings.append(
-                Finding("no_step", "info", f"{self._root.name}: no step in the name; taken as step 0")
+                Finding("no_step", "info", f"{self._root.name}: no step in the name; taken as {what}")
             )
         inside = self._root.is_dir() and step is None
         folder = self._root if inside else _run_folder(self._root.parent)
         self._drafts[folder] = draft
         found = self._run(folder, draft)
         return self._some([replace(found, whole=inside)] if found else [])
+
+    def _told_by_itself(self) -> Mapping[str, int]:
+        """Step that the one checkpoint tells, such as the ``ckpt.pt`` that nanoGPT overwrites; {} if none."""
+        try:
+            with open_checkpoint(CheckpointSource(0, self._root.name, self._root, None, self._selection.key)) as reader:
+                return steps_told(reader.meta)
+        except SedarchiveError:
+            return {}  # why it cannot be read is told when it is to be read
 
     def _run(self, folder: Path, draft: Draft) -> RunSource | None:
         checkpoints, findings = ordered(draft, self._selection)
