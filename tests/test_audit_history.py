@@ -171,14 +171,15 @@ def test_weights_that_leap_and_stay_are_found_by_compute(analysis, tmp_path):
     assert "against" in computed.findings[0].detail
 
 
-def test_bfloat16_weights_of_small_updates_are_mostly_rounding(analysis, tmp_path):
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 2e-4), (torch.float16, 2e-5)])
+def test_narrow_weights_of_small_updates_are_mostly_rounding(analysis, tmp_path, dtype, scale):
     weight = torch.randn(64, 64)
-    states = [{"w.weight": (weight + 2e-4 * at * torch.randn(64, 64)).bfloat16()} for at in range(12)]
+    states = [{"w.weight": (weight + scale * at * torch.randn(64, 64)).to(dtype)} for at in range(12)]
     analysis.ingest(write_states(tmp_path / "run", states))
     (computed,) = analysis.compute(spectra=False)
     (found,) = grave(computed.findings)
     assert (found.check_name, found.severity) == ("quantization", "warning")
-    assert "bfloat16" in found.detail
+    assert str(dtype).removeprefix("torch.") in found.detail
 
 
 # What is derived is not stored
