@@ -8,7 +8,8 @@
 -- note: A shift is one change of level. Its p-value is that of the largest statistic over all places, against noise
 --   averaged over W updates; it is for one series, not for all scopes together. step is the first checkpoint after the
 --   change, the delay of the window taken out; low and high are its 95 % interval. status smooth: the change takes
---   longer than a jump would, low and high are its beginning and end. feature edge_ratio / edge_ratio_null: what the
+--   longer than a jump would, low and high are its beginning and end; persistent: the updates seem autocorrelated, so that
+--   the test would reject too often: no p. feature edge_ratio / edge_ratio_null: what the
 --   norms of the updates alone explain, such as the learning rate, is taken out. The stabilisation of a loss after a
 --   collapse comes later by construction; method any time does not ask for a collapse. causal: nothing later than the
 --   event was used to date it.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_SHAPE_ERROR = 1e-3
+SHAPE_ERROR = 1e-3
 """Share of the variance that a ramp of the right place may leave, whatever the noise."""
 
 
@@ -70,7 +70,7 @@ class Ramps:
         gain = products**2 / norms
         if self.spread == 0:
             gain += self._gain_of_bending(series.centred, products / norms)
-        left: Floats = np.maximum(series.energy - gain, 0.0) + _SHAPE_ERROR * series.energy
+        left: Floats = np.maximum(series.energy - gain, 0.0) + SHAPE_ERROR * series.energy
         return left
 
     def fitted(self, values: Floats, first: int) -> tuple[Floats, float]:
