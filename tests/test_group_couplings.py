@@ -89,6 +89,16 @@ def test_many_layers_and_few_windows_say_nothing():
     assert (row["status"], row.get("statistic"), row.get("p")) == ("gaps_or_too_few", None, None)
 
 
+def test_too_few_effective_pairs_leave_no_p_value_of_all_layers():
+    generator = np.random.default_rng(5)
+    smooth = np.cumsum(np.cumsum(generator.standard_normal((3, T - SIZE)), axis=1), axis=1)
+    rows = group_rows(layers(smooth), {"val_loss": joined(np.cumsum(np.cumsum(generator.standard_normal(T))))})
+    for measure in ("groups", "groups_weakest"):
+        [row] = of(rows, measure)
+        assert (row["status"], row["p"]) == ("few_effective", None)
+        assert row["n_eff"] < 10
+
+
 def test_a_gap_in_one_layer_ends_what_all_say_but_not_what_the_others_do(coupled):
     ratios, loss, _ = coupled
     ratios = ratios.copy()

@@ -121,6 +121,13 @@ def test_every_lag_and_the_peak_are_the_authors(tables, made, case, search):
     assert peak["p_xu"] == pytest.approx(2 * student.sf(abs(statistic), pairs - 2), rel=1e-8)
 
 
+def test_lags_of_few_effective_pairs_have_no_interval(tables):
+    few = "SELECT status, low, high, r FROM couplings WHERE measure = 'lag_xu' AND n_eff < 10"
+    rows = tables.rows(few).rows
+    assert rows
+    assert {(status, low, high) for status, low, high, r in rows if r is not None} == {("few_effective", None, None)}
+
+
 def test_a_flip_compares_with_the_smallest_window_size(tables):
     peaks = "SELECT window_size, lag, status FROM couplings WHERE measure = 'peak_xu' AND scope = 'all' AND preset = ?"
     flips = "SELECT * FROM couplings WHERE measure = 'flip_xu' AND scope = 'all' AND preset = ?"

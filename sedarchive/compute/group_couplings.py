@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.inference.correlation import FEWEST_EFFECTIVE
+from sedarchive.inference.correlation import FEWEST_EFFECTIVE, fewest_effective
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.granger import multiple_r2
 from sedarchive.inference.lags import MIN_PAIRS
@@ -140,7 +140,8 @@ def _together(one: _Groups) -> Row:
         return row | {"status": "gaps_or_too_few"}
     basis = trend_basis(one.both.steps, DEGREES[one.detrend])
     share = multiple_r2(one.both.features, one.both.metric, basis)
-    return row | {"statistic": share[0], "status": "irregular" if one.irregular else "ok"} | _against(share)
+    n_eff = fewest_effective(one.both.features, one.both.metric[:1], basis)
+    return row | {"statistic": share[0], "n_eff": n_eff} | _judged(one, n_eff, _against(share))
 
 
 def _weakest(one: _Groups) -> Row:
@@ -156,8 +157,15 @@ def _weakest(one: _Groups) -> Row:
     weakest = one.scans[at]
     found = {"r": weakest.r[0], "n": weakest.n[0], "n_eff": weakest.n_eff[0]}
     largest = max((_against(values) for values in size), key=lambda each: each["p"] or np.inf)
-    status = {"status": "irregular" if one.irregular else "ok"}
-    return row | found | status | {"p": largest["p"], "null_high": _against(size[at])["null_high"]}
+    least = min(float(scan.n_eff[0]) for scan in one.scans)
+    return row | found | _judged(one, least, {"p": largest["p"], "null_high": _against(size[at])["null_high"]})
+
+
+def _judged(one: _Groups, n_eff: float, null: Row) -> Row:
+    """Status of what is said of all layers, and its null; no p-value below enough effective pairs of any of them."""
+    if not n_eff >= FEWEST_EFFECTIVE:
+        return {**null, "p": None, "status": "few_effective"}
+    return {**null, "status": "irregular" if one.irregular else "ok"}
 
 
 def _against(values: Floats) -> Row:

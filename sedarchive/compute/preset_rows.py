@@ -119,8 +119,10 @@ def _peak(one: _Scanned, largest: NDArray[np.float64]) -> Row:
 
 def _lags(one: _Scanned) -> list[Row]:
     scan, p_xu, (low, high) = one.scan, one.scan.p_xu(), one.scan.interval()
-    return [
-        {
+    rows: list[Row] = []
+    for at, lag in enumerate(scan.lags):
+        status = _lag_status(one, at)
+        row = {
             **_named(one.edge, "lag_xu"),
             "lag": int(lag),
             "r": scan.r[at],
@@ -128,12 +130,10 @@ def _lags(one: _Scanned) -> list[Row]:
             "n_eff": scan.n_eff[at],
             "n_eff_xu": scan.n_eff_xu[at],
             "p_xu": p_xu[at],
-            "low": low[at],
-            "high": high[at],
-            "status": _lag_status(one, at),
+            "status": status,
         }
-        for at, lag in enumerate(scan.lags)
-    ]
+        rows.append(row | ({"low": low[at], "high": high[at]} if status in _USABLE else {}))
+    return rows
 
 
 def _lag_status(one: _Scanned, at: int) -> str:
@@ -141,6 +141,8 @@ def _lag_status(one: _Scanned, at: int) -> str:
         return "too_few"
     if np.isnan(one.scan.r[at]):
         return "constant"
+    if one.scan.n_eff[at] < FEWEST_EFFECTIVE:
+        return "few_effective"
     return "irregular" if one.edge.irregular else "ok"
 
 
