@@ -9,13 +9,14 @@
 -- param peak = 'abs' | 'negative': the peak is the largest |r|, or the most negative r
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, window_size, feature, target, peak_lag, r, low, high, n, n_eff, p, p_lags, first_lag, last_lag,
---   status, flip, flip_p
+--   status, flip, flip_p, flip_p_lags
 -- source: Xu 2026 (arXiv:2603.15678), lag flip between window sizes, and its scripts
 -- note: One row for each window size that was asked for with --window. A positive lag means that the geometry leads.
 --   Under stamp end a window of W updates answers W / 2 checkpoints late, which alone can turn a positive lag into a
 --   negative one as W grows: compare with stamp centre. flip: the sign differs from that at the next smaller window
 --   size, and both are peaks. In pure noise it does so in 42 % of runs: flip_p is the share of surrogates that flip as
---   strongly (the weaker of the two peaks counts). p is corrected for everything searched, p_lags for the lags alone;
+--   strongly (the weaker of the two peaks counts) in any feature between any two neighbouring sizes, flip_p_lags in this
+--   feature between these two alone. p is corrected for everything searched, p_lags for the lags alone;
 --   low and high are an interval of r, wider for each other lag that might have been the peak. status: no_target, too_few (fewer than
 --   8 pairs at every lag), constant, border (the peak lies at first_lag or last_lag: no peak), wrong_sign (no negative
 --   r, under peak negative), few_effective (n_eff below 10), irregular (checkpoints unequally spaced), ok.
@@ -50,7 +51,8 @@ SELECT
     peaks.last_lag,
     peaks.status,
     CASE WHEN flips.status IN ('ok', 'irregular', 'no_flip') THEN flips.status <> 'no_flip' END AS flip,
-    flips.p AS flip_p
+    flips.p AS flip_p,
+    flips.p_lags AS flip_p_lags
 FROM chosen AS peaks
 LEFT JOIN chosen AS flips
     ON flips.measure = 'flip' AND peaks.run = flips.run AND peaks.window_size = flips.window_size

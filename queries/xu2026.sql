@@ -11,7 +11,8 @@
 --   authors' p-value of the peak, which ignores the search (noise is rejected in 36 % of cases); p_lags is by the
 --   largest of the same search in surrogates of the loss, p by the largest over the window sizes too. flip_xu: the sign
 --   of the peak lag differs from that at the smallest window size, as the authors count; flip: and both peaks lie
---   inside the search and have the right sign; flip_p is the share of surrogates that flip as strongly. A window answers W / 2
+--   inside the search and have the right sign; flip_p is the share of surrogates that flip as strongly
+--   between the smallest size and any other. A window answers W / 2
 --   checkpoints late, which alone shifts the peak lag as W grows. default_lag, default_p: what sedarchive's own search
 --   says of the same ratio (largest |r|, straight lines taken out, wider lags; k up to 4), see lag_flip. phases is the
 --   status of the peak method, null_share how often random walks show all three phases.

@@ -184,8 +184,10 @@ def _scene_trial(rng, variant, features, by_lr):
             own = np.where(ok, stand.own_p(), np.nan).reshape(WALKS, -1)
             if rule == "abs":
                 found |= {f"p_lags W={size}, {name}": rejected(own[:, at]) for at, name in enumerate(PLAIN)}
-        flip = lag_flip(*scans, rule).p[:: len(PLAIN)]
-        found[f"flip of edge_ratio, {rule}"] = rejected(np.nan_to_num(flip, nan=1.0))
+        flip = lag_flip(*scans, rule)
+        found[f"flip of edge_ratio, {rule}"] = rejected(np.nan_to_num(flip.p[:: len(PLAIN)], nan=1.0))
+        any_flip = np.nan_to_num(flip.p_of(largest_null([flip], families)), nan=1.0).reshape(WALKS, -1)
+        found[f"flip of any feature, {rule}"] = rejected(any_flip.min(axis=1))
     return found
 
 

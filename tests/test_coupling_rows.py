@@ -108,6 +108,15 @@ def test_a_planted_lead_is_found_at_both_window_sizes(made):
     assert any(row["p"] is not None and row["p"] > 0.1 for row in noise)
 
 
+def test_the_p_value_of_a_flip_is_that_of_the_strongest_of_all_searched(made):
+    """Noise flips in some feature more often than in one that was fixed beforehand."""
+    found = rows(made, "measure = 'flip' AND p IS NOT NULL")
+    assert len(found) > 10
+    assert all(row["p"] >= row["p_lags"] for row in found)
+    weakest = [row for row in found if row["p_lags"] > 0.1]
+    assert sum(row["p"] > row["p_lags"] for row in weakest) > 0.9 * len(weakest) > 0
+
+
 def test_a_feature_with_gaps_is_compared_where_it_has_values(made):
     [row] = rows(
         made,

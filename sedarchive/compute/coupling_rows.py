@@ -122,8 +122,8 @@ def lag_columns(one: SizeScan, largest: Floats) -> Columns:
     return {name: values.ravel() for name, values in columns.items()}
 
 
-def flip_columns(smaller: SizeScan, larger: SizeScan, rule: str, flip: Flip) -> Columns:
-    """Comparison of the peaks at two window sizes."""
+def flip_columns(smaller: SizeScan, larger: SizeScan, rule: str, flip: Flip, largest: Floats) -> Columns:
+    """Comparison of the peaks at two window sizes; ``largest`` is the null of the strongest of all flips (m, draws)."""
     sides = [(one.scan.status(rule), one.scan.at_peak(one.scan.n_eff, rule)) for one in (smaller, larger)]
     statuses = [_status(status, n_eff, larger.irregular) for status, n_eff in sides]
     bad = [np.where(np.isin(status, ["ok", "irregular"]), "", status) for status in statuses]
@@ -136,7 +136,8 @@ def flip_columns(smaller: SizeScan, larger: SizeScan, rule: str, flip: Flip) -> 
         "other_lag": np.where(np.isnan(smaller.scan.peaks[rule].r[:, 0]), np.nan, smaller.scan.peaks[rule].lag[:, 0]),
         "lag": np.where(np.isnan(r), np.nan, larger.scan.peaks[rule].lag[:, 0]),
         "r": r,
-        "p": np.where(reason == "", flip.p, np.nan),
+        "p": np.where(reason == "", flip.p_of(largest), np.nan),
+        "p_lags": np.where(reason == "", flip.p, np.nan),
         "status": status,
     }
 

@@ -37,7 +37,7 @@ from sedarchive.inference.surrogates import DRAWS
 from sedarchive.inference.trends import DEGREES, trend_basis
 from sedarchive.tables import Database
 
-ALGORITHM = "couplings-2"
+ALGORITHM = "couplings-3"
 _CHOICES = (*(("plain", detrend) for detrend in DEGREES), ("partial_lr", "linear"), ("difference", "none"))
 VARIANTS = tuple(Variant(stamp, detrend, kind) for stamp in STAMPS for kind, detrend in _CHOICES)
 MEASURES = ("peak", "lag", "flip", "sliding", "granger", "multiple_r2")
@@ -130,9 +130,7 @@ class _Job:
         for rule in PEAK_RULES:
             largest = largest_null([one.standing(rule) for one in sized], families)
             rows += [labels.columns(variant, one.size, "peak") | peak_columns(one, rule, largest) for one in sized]
-            for smaller, larger in pairwise(sized):
-                flip = flip_columns(smaller, larger, rule, lag_flip(smaller.scan, larger.scan, rule))
-                rows.append(labels.columns(variant, larger.size, "flip") | flip)
+            rows += _flip_rows(labels, variant, sized, rule, families)
             if rule == "abs" and variant.kind == "plain":
                 rows += [_lag_rows(labels, variant, one, largest) for one in sized]
         return rows
@@ -158,6 +156,21 @@ def _lag_rows(labels: Labels, variant: Variant, one: SizeScan, largest: np.ndarr
     n_lags = len(one.scan.lags)
     names = labels.columns(variant, one.size, "lag")
     return {name: np.repeat(values, n_lags) for name, values in names.items()} | lag_columns(one, largest)
+
+
+def _flip_rows(
+    labels: Labels, variant: Variant, sized: Sequence[SizeScan], rule: str, families: np.ndarray[Any, Any]
+) -> list[Columns]:
+    """Flips from each window size to the next; p is by the strongest of all features and sizes of a scope."""
+    pairs = list(pairwise(sized))
+    flips = [lag_flip(smaller.scan, larger.scan, rule) for smaller, larger in pairs]
+    if not flips:
+        return []
+    largest = largest_null(flips, families)
+    return [
+        labels.columns(variant, pair[1].size, "flip") | flip_columns(*pair, rule, flip, largest)
+        for pair, flip in zip(pairs, flips, strict=True)
+    ]
 
 
 def _sliding_rows(labels: Labels, size: int, one: Aligned) -> list[Columns]:

@@ -11,7 +11,7 @@ from sedarchive.compute.edge_inputs import EdgeSeries
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.coupling import Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.separate import SeparateScan, flip_between, scan_separately
-from sedarchive.inference.significance import largest_null, p_values
+from sedarchive.inference.significance import Flip, largest_null, p_values
 from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.presets import LagSearch, Preset
 
@@ -77,7 +77,7 @@ def _search_rows(edges: Sequence[EdgeSeries], metric: RunMetric, search: LagSear
     largest = largest_null([one.scan.standing for one in scanned], np.zeros(1, dtype=np.intp))
     for one in scanned:
         rows += [_peak(one, largest), *_lags(one)]
-    return rows + [_flip(scanned[0], larger) for larger in scanned[1:]]
+    return rows + _flips(scanned[0], scanned[1:])
 
 
 def _scan(edge: EdgeSeries, metric: RunMetric, grids: Grids, search: LagSearch) -> SeparateScan:
@@ -146,8 +146,16 @@ def _lag_status(one: _Scanned, at: int) -> str:
     return "irregular" if one.edge.irregular else "ok"
 
 
-def _flip(smaller: _Scanned, larger: _Scanned) -> Row:
-    flip = flip_between(smaller.scan, larger.scan)
+def _flips(smallest: _Scanned, others: Sequence[_Scanned]) -> list[Row]:
+    """Flips from the smallest window size to each other; p is by the strongest of them."""
+    flips = [flip_between(smallest.scan, larger.scan) for larger in others]
+    if not flips:
+        return []
+    largest = largest_null(flips, np.zeros(1, dtype=np.intp))
+    return [_flip(smallest, larger, flip, largest) for larger, flip in zip(others, flips, strict=True)]
+
+
+def _flip(smaller: _Scanned, larger: _Scanned, flip: Flip, largest: NDArray[np.float64]) -> Row:
     reason = next((one.status for one in (smaller, larger) if one.status not in _USABLE), None)
     usable = reason is None and bool(flip.flips[0])
     return {
@@ -156,6 +164,7 @@ def _flip(smaller: _Scanned, larger: _Scanned) -> Row:
         "r": larger.scan.peaks.r[0, 0],
         "other_window_size": smaller.edge.size,
         "other_lag": smaller.lag,
-        "p": flip.p[0] if usable else None,
+        "p": flip.p_of(largest)[0] if usable else None,
+        "p_lags": flip.p[0] if usable else None,
         "status": reason or (larger.status if usable else "no_flip"),
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import correlation_p, effective_size, effective_size_xu, fisher_interval, lag_one
 from sedarchive.inference.lags import Peaks
-from sedarchive.inference.significance import Flip, Standing, p_values
+from sedarchive.inference.significance import Flip, Standing
 from sedarchive.inference.trends import DEGREES, without_trend
 from sedarchive.presets import LagSearch
 
@@ -111,11 +111,7 @@ def flip_between(smaller: SeparateScan, larger: SeparateScan) -> Flip:
     """
     lags = smaller.peaks.lag * larger.peaks.lag
     opposite = (lags < 0) & _inside(smaller) & _inside(larger)
-    stands = smaller.standing, larger.standing
-    observed = np.minimum(stands[0].observed, stands[1].observed)
-    null = np.where(opposite[:, 1:], np.minimum(stands[0].null, stands[1].null), -np.inf)
-    flips = opposite[:, 0] & np.isfinite(observed)
-    return Flip(flips, np.where(flips, p_values(observed[:, None], np.sort(null, axis=1))[:, 0], np.nan))
+    return Flip.of(opposite, [smaller.standing, larger.standing])
 
 
 def _inside(scan: SeparateScan) -> NDArray[np.bool_]:

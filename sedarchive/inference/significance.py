@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,15 @@ class Standing:
         return np.asarray((_merit(r, "abs") - self.centre) / self.spread)
 
 
-def largest_null(searches: Sequence[Standing], families: NDArray[np.intp]) -> Floats:
+class Searched(Protocol):
+    """What has a null in units that compare (m, draws): the peaks of a search, or its flips."""
+
+    @property
+    def null(self) -> Floats:
+        """Of each row in each surrogate (m, draws); NaN or -inf where there is nothing."""
+
+
+def largest_null(searches: Sequence[Searched], families: NDArray[np.intp]) -> Floats:
     """Null of the largest of everything searched, for each row of a search.
 
     Parameters
@@ -100,10 +109,31 @@ def _merit(r: Floats, rule: str) -> Floats:
 class Flip:
     """Peak lags of opposite sign at two window sizes, for m features."""
 
-    flips: NDArray[np.bool_]
-    """(m,)."""
-    p: Floats
-    """Share of surrogates that flip as strongly; NaN where there is no flip (m,)."""
+    observed: Floats
+    """Strength, that of the weaker of the two peaks (m,); NaN where there is no flip."""
+    null: Floats
+    """The same of each surrogate (m, draws); -inf where it does not flip."""
+
+    @classmethod
+    def of(cls, opposite: NDArray[np.bool_], stands: Sequence[Standing]) -> "Flip":
+        """Flip where the peaks of two searches are some, of ``opposite`` sign (m, 1 + draws)."""
+        observed = np.minimum(stands[0].observed, stands[1].observed)
+        null = np.minimum(stands[0].null, stands[1].null)
+        return cls(np.where(opposite[:, 0], observed, np.nan), np.where(opposite[:, 1:], null, -np.inf))
+
+    @property
+    def flips(self) -> NDArray[np.bool_]:
+        """(m,)."""
+        return np.asarray(np.isfinite(self.observed))
+
+    @property
+    def p(self) -> Floats:
+        """Share of surrogates that flip as strongly, these two window sizes alone; NaN where there is no flip (m,)."""
+        return self.p_of(np.sort(self.null, axis=1))
+
+    def p_of(self, largest: Floats) -> Floats:
+        """Return p (m,) by the null of the largest of everything searched (m, draws), ascending."""
+        return p_values(self.observed[:, None], largest)[:, 0]
 
 
 def lag_flip(first: LagScan, second: LagScan, rule: str) -> Flip:
@@ -115,11 +145,7 @@ def lag_flip(first: LagScan, second: LagScan, rule: str) -> Flip:
     """
     one, other = first.peaks[rule], second.peaks[rule]
     opposite = (one.lag * other.lag < 0) & _inside(first, one) & _inside(second, other)
-    stands = [Standing.of_peaks(peaks) for peaks in (one, other)]
-    observed = np.minimum(stands[0].observed, stands[1].observed)
-    null = np.where(opposite[:, 1:], np.minimum(stands[0].null, stands[1].null), -np.inf)
-    flips = opposite[:, 0] & np.isfinite(observed)
-    return Flip(flips, np.where(flips, p_values(observed[:, None], np.sort(null, axis=1))[:, 0], np.nan))
+    return Flip.of(opposite, [Standing.of_peaks(peaks) for peaks in (one, other)])
 
 
 def _inside(scan: LagScan, peaks: Peaks) -> NDArray[np.bool_]:
