@@ -117,6 +117,15 @@ def test_the_p_value_of_a_flip_is_that_of_the_strongest_of_all_searched(made):
     assert sum(row["p"] > row["p_lags"] for row in weakest) > 0.9 * len(weakest) > 0
 
 
+def test_unequal_spacing_is_said_of_every_measure(tables):
+    plant(tables, sizes=(10,))
+    tables.connection.execute("UPDATE windows SET irregular = true WHERE step = 900")
+    refresh(tables, sizes=(10,))
+    found = rows(tables, "status IN ('ok', 'irregular')")
+    assert {row["status"] for row in found} == {"irregular"}
+    assert {row["measure"] for row in found} == {"peak", "lag", "sliding", "granger", "multiple_r2"}
+
+
 def test_a_feature_with_gaps_is_compared_where_it_has_values(made):
     [row] = rows(
         made,

@@ -142,7 +142,7 @@ def flip_columns(smaller: SizeScan, larger: SizeScan, rule: str, flip: Flip, lar
     }
 
 
-def sliding_columns(bands: Sequence[SlidingBand], end: str, width: int) -> Columns:
+def sliding_columns(bands: Sequence[SlidingBand], end: str, width: int, irregular: NDArray[np.bool_]) -> Columns:
     """Largest or smallest sliding correlation of each series, beside its band."""
     highest = end == "highest"
     r = np.array([band.highest if highest else band.lowest for band in bands])
@@ -155,11 +155,11 @@ def sliding_columns(bands: Sequence[SlidingBand], end: str, width: int) -> Colum
         "p": np.array([band.p_high if highest else band.p_low for band in bands]),
         "null_low": np.array([band.null_low for band in bands]),
         "null_high": np.array([band.null_high for band in bands]),
-        "status": np.where(np.isnan(r), "too_few", "ok"),
+        "status": np.where(np.isnan(r), "too_few", np.where(irregular, "irregular", "ok")),
     }
 
 
-def granger_columns(test: Granger) -> Columns:
+def granger_columns(test: Granger, irregular: NDArray[np.bool_]) -> Columns:
     """The nested F test of each series."""
     known = np.isfinite(test.f)
     return {
@@ -168,11 +168,11 @@ def granger_columns(test: Granger) -> Columns:
         "n": test.n,
         "p": test.p,
         "p_xu": test.p_xu,
-        "status": np.where(known, "ok", "gaps_or_too_few"),
+        "status": np.where(known, np.where(irregular, "irregular", "ok"), "gaps_or_too_few"),
     }
 
 
-def share_columns(share: Floats, n: int, n_eff: float) -> Columns:
+def share_columns(share: Floats, n: int, n_eff: float, irregular: bool = False) -> Columns:
     """Share of variance explained together (1 + draws,), one row; ``n_eff`` of the least independent feature."""
     known = bool(np.isfinite(share[0])) and bool(np.isfinite(share[1:]).all()) and len(share) > 1
     null = share[1:] if known else np.full(1, np.nan)
@@ -184,12 +184,12 @@ def share_columns(share: Floats, n: int, n_eff: float) -> Columns:
         "n_eff": np.array([n_eff]),
         "p": np.array([np.nan if few else p]),
         "null_high": np.array([np.quantile(null, 0.95)]),
-        "status": np.array(["gaps_or_too_few" if not known else "few_effective" if few else "ok"]),
+        "status": _status(["ok" if known else "gaps_or_too_few"], np.array([n_eff]), np.array([irregular])),
     }
 
 
 def _status(reasons: Sequence[str] | NDArray[np.str_], n_eff: Floats, irregular: NDArray[np.bool_]) -> NDArray[np.str_]:
     """The gravest of what a search says, few effective pairs and unequal spacing."""
-    found = np.asarray(reasons).astype("U13")
-    found = np.where((found == "ok") & (n_eff < FEWEST_EFFECTIVE), "few_effective", found)
+    found = np.asarray(reasons).astype("U15")
+    found = np.where((found == "ok") & ~(n_eff >= FEWEST_EFFECTIVE), "few_effective", found)
     return np.where((found == "ok") & irregular, "irregular", found)

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.coupling_inputs import EXTRA, FEATURES, CouplingInputs, input_keys, read_inputs, stacked
+from sedarchive.compute.coupling_inputs import (
+    EXTRA,
+    FEATURES,
+    CouplingInputs,
+    SizeTable,
+    input_keys,
+    read_inputs,
+    stacked,
+)
 from sedarchive.compute.coupling_rows import (
     Columns,
     Labels,
@@ -143,12 +151,11 @@ class _Job:
             one = aligned(WindowFeatures(table.size, stacked(table)), self.metric, grids)
             if one.features.shape[1] >= MIN_PAIRS:
                 extra = aligned(WindowFeatures(table.size, table.features[EXTRA]), self.metric, grids)
-                rows += _sliding_rows(self.labels, table.size, one)
-                tested = granger_columns(granger(one.features, one.metric, one.lr))
+                irregular = np.repeat(table.irregular, len(FEATURES))
+                rows += _sliding_rows(self.labels, table.size, one, irregular)
+                tested = granger_columns(granger(one.features, one.metric, one.lr), irregular)
                 rows.append(self.labels.columns(_RAW, table.size, "granger") | tested)
-                rows += [
-                    _share_row(self.labels, table.size, scope, one, extra) for scope in range(len(self.labels.scopes))
-                ]
+                rows += [_share_row(self.labels, table, scope, one, extra) for scope in range(len(self.labels.scopes))]
         return rows
 
 
@@ -173,16 +180,16 @@ def _flip_rows(
     ]
 
 
-def _sliding_rows(labels: Labels, size: int, one: Aligned) -> list[Columns]:
+def _sliding_rows(labels: Labels, size: int, one: Aligned, irregular: np.ndarray[Any, Any]) -> list[Columns]:
     rows: list[Columns] = []
     for width in WIDTHS:
         bands = sliding_bands(one.features, one.metric, width)
         for end in ("lowest", "highest"):
-            rows.append(labels.columns(_RAW, size, "sliding") | sliding_columns(bands, end, width))
+            rows.append(labels.columns(_RAW, size, "sliding") | sliding_columns(bands, end, width, irregular))
     return rows
 
 
-def _share_row(labels: Labels, size: int, scope: int, one: Aligned, extra: Aligned) -> Columns:
+def _share_row(labels: Labels, table: SizeTable, scope: int, one: Aligned, extra: Aligned) -> Columns:
     """Share of the loss that edge ratio and k95 of one scope explain together, beyond a straight line."""
     edge_ratio = scope * len(FEATURES) + FEATURES.index("edge_ratio")
     pair = np.stack([one.features[edge_ratio], extra.features[scope]])
@@ -190,9 +197,9 @@ def _share_row(labels: Labels, size: int, scope: int, one: Aligned, extra: Align
     if np.isfinite(pair).all():
         basis = trend_basis(one.steps, 1)
         share, n_eff = multiple_r2(pair, one.metric, basis), fewest_effective(pair, one.metric[:1], basis)
-    names = labels.shared(Variant("end", "linear", "plain"), size, "multiple_r2", 1)
+    names = labels.shared(Variant("end", "linear", "plain"), table.size, "multiple_r2", 1)
     names |= {"scope": np.array([labels.scopes[scope]]), "feature": np.array([f"edge_ratio and {EXTRA}"])}
-    return names | share_columns(share, pair.shape[1], n_eff)
+    return names | share_columns(share, pair.shape[1], n_eff, bool(table.irregular[scope]))
 
 
 def _no_target(inputs: CouplingInputs) -> Columns:
