@@ -6,13 +6,14 @@ are in it; optimizer state never was in the archive.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from sedarchive.archive import RunArchive
-from sedarchive.archive.commits import ArrayInfo, Commit, tensor_hash
+from sedarchive.archive.commits import Commit, tensor_hash
 from sedarchive.archive.names import stored_name
 from sedarchive.errors import (
     ArchiveError,
@@ -21,6 +22,7 @@ from sedarchive.errors import (
     SedarchiveError,
     UnknownNameError,
 )
+from sedarchive.history import TensorSpec
 
 SAFETENSORS_CODES = {
     "float64": "F64",
@@ -91,7 +93,7 @@ def restore_steps(run: RunArchive, steps: Sequence[int], folder: Path, replace: 
     if not run.commits:
         raise NothingMatchedError(f"run {run.name} has no checkpoints; `sedarchive ingest` says why")
     own = folder / _folder(run.name)
-    targets = {step: own / f"step_{_commit_of(run, step).step:08d}.safetensors" for step in steps}
+    targets = {step: own / f"step_{commit_of(run, step).step:08d}.safetensors" for step in steps}
     existing = [] if replace else [target for target in targets.values() if target.exists()]
     if existing:
         more = f", and {len(existing) - 1} more of {len(targets)}" if existing[1:] else ""
@@ -120,21 +122,35 @@ def restore(run: RunArchive, step: int, target: Path) -> Commit:
     DamagedArchiveError
         If a restored tensor fails its digest; ``target`` is not touched then.
     """
-    commit = _commit_of(run, step)
+    commit = commit_of(run, step)
+    with replacing(target) as file:
+        _write(run, commit, file)
+    return commit
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """Hand out a file that becomes ``target`` at once when all is written, and is gone if anything fails."""
     partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("wb") as file:
-            _write(run, commit, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return commit
 
 
-def _commit_of(run: RunArchive, step: int) -> Commit:
+def commit_of(run: RunArchive, step: int) -> Commit:
+    """Record of the checkpoint of a step.
+
+    Raises
+    ------
+    UnknownNameError
+        If the run has no such step.
+    """
     commit = next((commit for commit in run.commits if commit.step == step), None)
     if commit is None:
         near = sorted(run.steps, key=lambda other: abs(other - step))[:3]
@@ -143,34 +159,66 @@ def _commit_of(run: RunArchive, step: int) -> Commit:
 
 
 def _write(run: RunArchive, commit: Commit, file: IO[bytes]) -> None:
-    infos = {name: run.arrays[stored.array] for name, stored in sorted(commit.tensors.items())}
-    header = _header(commit, infos)
-    file.write(len(header).to_bytes(8, "little") + header)
-    for name, info in infos.items():
-        digest = tensor_hash(info.spec)
-        for rows in info.grid.slabs():
-            data = run.read_slots(info, rows, [commit.slot]).data
-            digest.update(data)
+    names = sorted(commit.tensors)
+    file.write(safetensors_header({name: spec_of(run, commit, name) for name in names}, _metadata(commit)))
+    for name in names:
+        for data in tensor_data(run, commit, name):
             file.write(data)
-        if digest.hexdigest() != commit.tensors[name].digest:
-            raise DamagedArchiveError(
-                f"run {run.name}, step {commit.step}, tensor {name}: the restored bytes fail the digest; "
-                "run `sedarchive verify`"
-            )
 
 
-def _header(commit: Commit, infos: dict[str, ArrayInfo]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": _metadata(commit)}
+def spec_of(run: RunArchive, commit: Commit, name: str) -> TensorSpec:
+    """Type and shape of a tensor at a checkpoint that has it."""
+    return run.arrays[commit.tensors[name].array].spec
+
+
+def tensor_data(run: RunArchive, commit: Commit, name: str) -> Iterator[memoryview]:
+    """Stored elements of a tensor, slab by slab.
+
+    Raises
+    ------
+    DamagedArchiveError
+        After the last one, if they fail their digest.
+    """
+    info = run.arrays[commit.tensors[name].array]
+    digest = tensor_hash(info.spec)
+    for rows in info.grid.slabs():
+        data = run.read_slots(info, rows, [commit.slot]).data
+        digest.update(data)
+        yield data
+    if digest.hexdigest() != commit.tensors[name].digest:
+        raise DamagedArchiveError(
+            f"run {run.name}, step {commit.step}, tensor {name}: the restored bytes fail the digest; "
+            "run `sedarchive verify`"
+        )
+
+
+def safetensors_header(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """What a safetensors file begins with: the length of its header, and the header.
+
+    Parameters
+    ----------
+    specs
+        Name in the file to type and shape, in the order of the data.
+    metadata
+        Texts for readers of the file.
+
+    Raises
+    ------
+    ArchiveError
+        If safetensors has no such type.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    for name, info in infos.items():
-        code = SAFETENSORS_CODES.get(info.spec.dtype)
+    for name, spec in specs.items():
+        code = SAFETENSORS_CODES.get(spec.dtype)
         if code is None:
-            raise ArchiveError(f"tensor {name}: safetensors has no {info.spec.dtype}; read the array from the archive")
-        end = offset + info.spec.nbytes
-        entries[name] = {"dtype": code, "shape": list(info.spec.shape), "data_offsets": [offset, end]}
+            raise ArchiveError(f"tensor {name}: safetensors has no {spec.dtype}; read the array from the archive")
+        end = offset + spec.nbytes
+        entries[name] = {"dtype": code, "shape": list(spec.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)  # data start on eight bytes, as safetensors itself writes them
+    text += b" " * (-len(text) % 8)  # data start on eight bytes, as safetensors itself writes them
+    return len(text).to_bytes(8, "little") + text
 
 
 def _metadata(commit: Commit) -> dict[str, str]:

@@ -30,7 +30,7 @@ LAYERS = [
     {"executor", "cluster", "audit", "batches", "comparison", "freshness"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export", "explain"},
     {"compute", "preview", "inspection"},
-    {"demo"},
+    {"demo", "derived"},
     {"cli"},
 ]
 LEVEL = {name: row for row, names in enumerate(LAYERS) for name in names}

@@ -5,7 +5,14 @@ from typing import Annotated
 import typer
 
 from sedarchive import __version__
-from sedarchive.cli import archive_commands, audit_command, demo_command, inspect_commands, table_commands
+from sedarchive.cli import (
+    archive_commands,
+    audit_command,
+    demo_command,
+    inspect_commands,
+    model_commands,
+    table_commands,
+)
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failed, 2 usage, 3 findings under --strict, 4 nothing matched, 130 interrupted.\n\n"
@@ -48,6 +55,7 @@ app.command()(audit_command.audit)
 app.command()(archive_commands.status)
 app.command()(archive_commands.verify)
 app.command()(archive_commands.restore)
+app.command()(model_commands.prune)
 app.command()(inspect_commands.inspect)
 app.add_typer(inspect_commands.arch_app, name="arch")
 app.command()(demo_command.demo)

@@ -54,7 +54,7 @@ def match_names(
     tuple
         The family, None if none is confirmed, and what was found for each name.
     """
-    bare = {name: _WRAPPERS.sub("", name) for name in shapes if len(name) <= _LONGEST_NAME}
+    bare = {name: bare_name(name) for name in shapes if len(name) <= _LONGEST_NAME}
     # an entry of one's own may mean a certain layer; the shipped ones never do
     first_alike: dict[tuple[str, tuple[int, ...]], str] = {}
     stands_for = {
@@ -73,6 +73,19 @@ def match_names(
     return family, {
         name: replace(found[stands_for[name]], layer=layers[name]) if name in bare else nothing for name in shapes
     }
+
+
+def bare_name(name: str) -> str:
+    """Name without the components that torch.compile, FSDP and adapters put into it."""
+    return _WRAPPERS.sub("", name)
+
+
+def layer_span(name: str, family: Family | None) -> tuple[int, int] | None:
+    """Where the index of its layer stands in a bare name, as :func:`match_names` finds it; None if it has none."""
+    known = [*([family.block] if family else []), load_families()["plain"].block]
+    matches = (pattern.match(name) for pattern in known if len(name) <= _LONGEST_NAME)
+    found = next(filter(None, matches), None)
+    return found.span("layer") if found else None
 
 
 class _Lookup:

@@ -1,0 +1,74 @@
+"""Commands that make checkpoints from archived ones: prune, warmup."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sedarchive.cli.common import (
+    DEFAULT_ARCHIVE,
+    DEFAULT_DATABASE,
+    ArchiveOption,
+    DatabaseOption,
+    JsonOption,
+    handled,
+    printable,
+    say,
+    write_json,
+)
+from sedarchive.words import did_you_mean
+
+RunArgument = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+StepOption = Annotated[int | None, typer.Option("--step", help="Step of the checkpoint.", show_default="the last")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+
+
+def _known_rule(name: str) -> str:
+    from sedarchive.lifecycle.pruning import RULES
+
+    if name not in RULES:
+        raise typer.BadParameter(f"{name!r}{did_you_mean(name, RULES)} is not one of {', '.join(RULES)}")
+    return name
+
+
+def prune(
+    run: RunArgument,
+    k: Annotated[int, typer.Option("-k", min=1, help="Layers to remove.", show_default=False)],
+    rule: Annotated[
+        str,
+        typer.Option("--rule", callback=_known_rule, help="spectral, last, first, random or worst: what is written."),
+    ] = "spectral",
+    protect: Annotated[
+        int | None,
+        typer.Option("--protect", min=0, help="Layers at each end that stay.", show_default="1; 2 if more than 16"),
+    ] = None,
+    alpha: Annotated[str, typer.Option("--alpha", help="Exponent of matrix_stats to go by.")] = "alpha",
+    step: StepOption = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random choices.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the pruned model; without it, only the plan.")
+    ] = None,
+    force: ForceOption = False,
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    json_output: JsonOption = False,
+) -> None:
+    """Choose layers to remove by their spectra, beside simpler rules, and write the model without them.
+
+    Example: sedarchive prune my-run -k 3 -o pruned/
+    """
+    from sedarchive.derived.prune import PruneOptions, describe, plan_json, plan_pruning, plan_table, write_pruned
+    from sedarchive.render import write_result
+
+    options = PruneOptions(k, rule, protect, alpha, seed)
+    with handled():
+        plan = plan_pruning(archive, database, run, step, options)
+        written = write_pruned(plan, plan.chosen(rule), output, force) if output else []
+    if json_output:
+        write_json({**plan_json(plan), "rule": rule, "written": [str(path) for path in written]})
+    else:
+        write_result(plan_table(plan), "table", sys.stdout)
+    say(printable(describe(plan)))
+    for path in written:
+        say(printable(str(path)))
