@@ -1,6 +1,7 @@
 """Commands that make checkpoints from archived ones: prune, warmup."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,4 +72,47 @@ def prune(
         write_result(plan_table(plan), "table", sys.stdout)
     say(printable(describe(plan)))
     for path in written:
+        say(printable(str(path)))
+
+
+def _known_scale(name: str) -> str:
+    from sedarchive.matrix.warmup import SCALES
+
+    if name not in SCALES:
+        raise typer.BadParameter(f"{name!r}{did_you_mean(name, SCALES)} is not one of {', '.join(SCALES)}")
+    return name
+
+
+def warmup(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
+    step: StepOption = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            "--scale", callback=_known_scale, help="Norm of the default start that is met: frobenius, spectral or none."
+        ),
+    ] = "frobenius",
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", help="Checkpoint, perhaps of another width, that gives shapes, vectors and norms."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random singular vectors.")] = 0,
+    force: ForceOption = False,
+    archive: ArchiveOption = DEFAULT_ARCHIVE,
+    database: DatabaseOption = DEFAULT_DATABASE,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a fresh model whose matrices have the singular values of an archived checkpoint.
+
+    Example: sedarchive warmup my-run --step 1000 -o warm/
+    """
+    from sedarchive.derived.warmup import WarmupOptions, warm_up
+
+    with handled():
+        warmed = warm_up(archive, database, run, step, WarmupOptions(scale, like, seed), output, force)
+    if json_output:
+        write_json({**asdict(warmed), "written": [str(path) for path in warmed.written]})
+    say(printable(warmed.describe()))
+    for path in warmed.written:
         say(printable(str(path)))
