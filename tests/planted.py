@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from series import autoregressive
 
 from sedarchive.compute.coupling_inputs import read_inputs
 from sedarchive.compute.couplings import coupling_rows
@@ -24,6 +25,9 @@ LEAD = 3
 WAVE_SLOWNESS = 130.0
 EXPONENT = 0.26
 PEAK = 0.36
+TAU_RANK, TAU_ALPHA = 200.0, 700.0
+REST_ALPHA = np.array([0.30, 0.38, 0.42, 0.40, 0.33, 0.25])
+"""Alpha that each layer of the planted timescales comes to rest at."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,31 @@ def plant_waves(db):
     plant_wave(db, "wave_without_start", 300 + WAVE_SLOWNESS * np.arange(6), steps=range(50, 2001, 50))
     plant_wave(db, "wave_at_once", np.full(6, 500.0))
     plant_wave(db, "wave_none", 300 + WAVE_SLOWNESS * np.arange(6), depth=0.01)
+    plant_timescales(db, "rest_shared", np.full(6, 30.0))
+    plant_timescales(db, "rest_free", 20.0 + 4.0 * np.arange(6))
+
+
+def plant_timescales(db, run, rests, seed=4):
+    """Stable ranks that fall from 80 to their rests, one layer after the other; alphas that rise from 0.1."""
+    rng, steps = np.random.default_rng(seed), np.arange(0, 4001, 50)
+    for layer, (rest, alpha) in enumerate(zip(rests, REST_ALPHA, strict=True)):
+        after = np.maximum(steps - 200 - 40 * layer, 0)
+        columns = {
+            "step": steps,
+            "layer": layer,
+            "role": "query",
+            "n_rows": 256,
+            "n_cols": 256,
+            "stable_rank": rest
+            + (80 - rest) * np.exp(-after / TAU_RANK)
+            + 0.4 * autoregressive(rng, len(steps), 0.5)[0],
+            "entropy": 5.0,
+            "alpha": alpha
+            + (0.1 - alpha) * np.exp(-steps / TAU_ALPHA)
+            + 0.004 * autoregressive(rng, len(steps), 0.5)[0],
+            "status": "ok",
+        }
+        db.replace("matrix_stats", {"run": run, "matrix": f"blocks.{layer}.query"}, columns)
 
 
 def plant_scaling(db):

@@ -13,6 +13,7 @@ from sedarchive.compute.flow_rows import FITS
 from sedarchive.compute.lead_rows import FIT
 from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
 from sedarchive.compute.scaling_rows import FIT as SCALING
+from sedarchive.compute.timescale_rows import FIT as TIMESCALES
 from sedarchive.explain import explain
 from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
@@ -137,6 +138,7 @@ SITES = {
         "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
         "compute/scaling_rows.py:law_rows",
+        *("lifecycle/timescales.py:fit_decay", "compute/timescale_rows.py:_size"),
         *("compute/flow_rows.py:_maximality", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
     ),
 }
@@ -194,7 +196,7 @@ def test_every_value_that_the_code_writes_is_explained(column):
         ("couplings.detrend", DEGREES),
         ("couplings.kind", KINDS),
         ("couplings.peak_rule", (*PEAK_RULES, "lowest", "highest")),
-        ("fits.fit", (FIT, SCALING, *FITS, *LIFECYCLE_FITS)),
+        ("fits.fit", (FIT, SCALING, *FITS, *LIFECYCLE_FITS, TIMESCALES)),
     ],
 )
 def test_every_name_in_a_column_of_names_is_explained(column, values):

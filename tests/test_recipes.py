@@ -73,6 +73,7 @@ signal_ranks
 sliding_coupling
 spectral_edge
 stability
+two_timescales
 wave_velocity
 xu2026
 """

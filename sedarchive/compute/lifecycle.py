@@ -18,9 +18,11 @@ from sedarchive.compute.lifecycle_rows import (
     gradient_rows,
     wave_rows,
 )
+from sedarchive.compute.timescale_rows import FIT as TIMESCALES
+from sedarchive.compute.timescale_rows import timescale_rows
 from sedarchive.tables import Database
 
-ALGORITHM = "lifecycle-1"
+ALGORITHM = "lifecycle-2"
 _MADE_FROM = """
     SELECT count(*), bit_xor(hash(s.matrix, s.step, s.digest, t.layer, t.role))
     FROM matrix_spectra AS s JOIN matrix_stats AS t USING (run, matrix, step)
@@ -61,7 +63,7 @@ def store_lifecycle(database: Database, run: str) -> None:
     waves, gradients, fits = _rows_of(_read(database, run))
     database.replace("layer_waves", {"run": run}, as_columns(waves))
     database.replace("depth_gradients", {"run": run}, as_columns(gradients))
-    for fit in FITS:
+    for fit in (*FITS, TIMESCALES):
         mine = [row for row in fits if row["fit"] == fit]
         database.replace("fits", {"run": run, "fit": fit}, as_columns(mine))
 
@@ -85,6 +87,8 @@ def _rows_of(metrics: list[LayerMetrics]) -> tuple[list[Row], list[Row], list[Ro
         waves += more_waves
         gradients += more_gradients
         fits += wave_fits + gradient_fits
+        if one.scope == ALL_ROLES:
+            fits += timescale_rows(one, more_waves)
     roles = {one.scope.removeprefix("role:"): one for one in metrics}
     return waves, gradients, fits + asymmetry_rows(roles)
 

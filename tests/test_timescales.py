@@ -1,0 +1,205 @@
+"""Two timescales: planted time constants and rests inside their intervals, and statuses where there are none."""
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import planted
+import pytest
+from scipy.optimize import curve_fit
+from series import autoregressive
+
+from sedarchive.compute.lifecycle_rows import LayerMetrics
+from sedarchive.compute.timescale_rows import timescale_rows
+from sedarchive.lifecycle.timescales import fit_decay, ratio_of, shape_over_depth, shared_rest, typical
+from sedarchive.recipes import find_recipes, run_recipe
+from sedarchive.tables import Database
+
+SPACING, REST, HEIGHT = 25.0, 3.0, 2.0
+DRAWS = 120
+
+
+def curve(n, tau, height=HEIGHT):
+    """Times, and an exponential that falls by ``height``; tau in points."""
+    return SPACING * np.arange(n), REST + height * np.exp(-np.arange(n) / tau)
+
+
+@cache
+def trials(n, tau, spread, correlation):
+    rng = np.random.default_rng(n)
+    times, values = curve(n, tau)
+    noise = HEIGHT * spread * autoregressive(rng, n, correlation, DRAWS)
+    return [fit_decay(times, values + one) for one in noise]
+
+
+CASES = [(20, 5, 0.03, 0.0), (40, 8, 0.05, 0.5), (60, 10, 0.05, 0.8)]
+
+
+@pytest.mark.parametrize(("n", "tau", "spread", "correlation"), CASES)
+def test_the_intervals_of_tau_and_rest_cover_them(n, tau, spread, correlation):
+    found = [one for one in trials(n, tau, spread, correlation) if one.status == "ok"]
+    assert len(found) >= 0.85 * DRAWS
+    for name, truth in (("tau", SPACING * tau), ("rest", REST)):
+        ends = np.array([[getattr(one, f"{name}_low"), getattr(one, f"{name}_high")] for one in found])
+        known = np.isfinite(ends).all(axis=1)
+        assert known.mean() > 0.9
+        covered = np.mean((ends[known, 0] <= truth) & (truth <= ends[known, 1]))
+        assert covered >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / DRAWS)
+        assert np.median(ends[known, 1] - ends[known, 0]) < 2 * truth
+
+
+def test_a_fit_without_noise_is_that_of_scipy():
+    times, values = curve(40, 8)
+    values = values + 0.01 * np.sin(np.arange(40.0) ** 2)
+    (rest, _, tau), _ = curve_fit(lambda t, a, b, c: a + b * np.exp(-t / c), times, values, p0=(3, 2, 150))
+    found = fit_decay(times, values)
+    assert found.correlation == 0.0
+    assert (found.tau, found.rest) == (pytest.approx(tau, rel=1e-3), pytest.approx(rest, rel=1e-3))
+
+
+def test_tau_does_not_know_the_units_or_the_direction():
+    times, values = curve(40, 8)
+    values = values + 0.02 * np.sin(np.arange(40.0) ** 2)
+    found, turned = fit_decay(times, values), fit_decay(times / 1000, -5 * values)
+    assert turned.tau == pytest.approx(found.tau / 1000)
+    assert turned.rest == pytest.approx(-5 * found.rest)
+
+
+def test_noise_and_wandering_have_no_decay():
+    rng = np.random.default_rng(5)
+    times = SPACING * np.arange(60)
+    for correlation in (0.0, 0.8):
+        said = Counter(fit_decay(times, 7 + one).status for one in autoregressive(rng, 60, correlation, 60))
+        assert said["ok"] <= 6
+        assert said["no_decay"] >= 45
+
+
+def test_a_line_and_the_beginning_of_a_decay_are_too_short():
+    rng = np.random.default_rng(6)
+    for values in (-0.1 * np.arange(40.0), curve(40, 60)[1]):
+        found = fit_decay(SPACING * np.arange(40), values + 0.005 * rng.standard_normal(40))
+        assert found.status == "too_short"
+        assert np.isnan(found.tau)
+        assert found.tau_low > SPACING * 10
+
+
+def test_a_curve_that_turns_is_not_exponential():
+    rng = np.random.default_rng(7)
+    at = np.linspace(0, 1, 60)
+    for values in ((at - 0.4) ** 2, np.exp(-at / 0.05) + 0.8 * at):
+        assert fit_decay(SPACING * np.arange(60), values + 0.003 * rng.standard_normal(60)).status == "not_exponential"
+
+
+def test_few_checkpoints_and_a_constant_say_so():
+    assert fit_decay(np.arange(7.0), np.arange(7.0)).status == "too_few"
+    assert fit_decay(np.arange(20.0), np.full(20, 4.0)).status == "no_decay"
+
+
+def test_an_exact_exponential_is_found():
+    found = fit_decay(*curve(40, 8))
+    assert found.status == "ok"
+    assert (found.tau, found.rest) == (pytest.approx(SPACING * 8, rel=1e-2), pytest.approx(REST, rel=1e-3))
+
+
+def test_the_interval_of_a_ratio_covers_it():
+    first, second = trials(*CASES[1]), trials(*CASES[2])
+    found = [ratio_of(a, b) for a, b in zip(first, second, strict=True) if a.status == b.status == "ok"]
+    inside = [one.low <= CASES[1][1] / CASES[2][1] <= one.high for one in found if np.isfinite(one.low + one.high)]
+    assert len(inside) > 80
+    assert np.mean(inside) >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / len(inside))
+
+
+def rest_gains(rests, seeds):
+    """Comparisons of a rest of each with one for all, of draws whose fits are all ok."""
+    times, falling = SPACING * np.arange(50), np.exp(-np.arange(50) / 8)
+    for seed in seeds:
+        noise = 0.1 * autoregressive(np.random.default_rng(seed), 50, 0.5, len(rests))
+        series = [(times, rest + (9 - rest) * falling + one) for rest, one in zip(rests, noise, strict=True)]
+        decays = [fit_decay(*one) for one in series]
+        if {decay.status for decay in decays} == {"ok"}:
+            yield shared_rest(series, decays)
+
+
+def test_one_rest_is_told_from_several():
+    shared = list(rest_gains(np.full(5, 3.0), range(15)))
+    assert len(shared) >= 8
+    assert np.mean([one.aicc_gain > 0 for one in shared]) >= 0.7
+    assert np.mean([one.rest for one in shared]) == pytest.approx(3.0, abs=0.05)
+    free = list(rest_gains(np.linspace(2.5, 3.5, 5), range(6)))
+    assert free
+    assert all(one.aicc_gain < -2 for one in free)
+
+
+def test_the_typical_tau_is_a_geometric_mean():
+    found = typical(np.array([100.0, 200.0, 400.0]))
+    assert found.best == pytest.approx(200)
+    assert found.low * found.high == pytest.approx(200**2)
+    assert np.isnan(typical(np.array([100.0, 200.0])).best)
+
+
+def test_the_shape_is_the_deviation_over_the_range():
+    assert shape_over_depth(np.array([1.0, 4.0, 1.0])) == pytest.approx([-1 / 3, 2 / 3, -1 / 3])
+    assert np.isnan(shape_over_depth(np.ones(3))).all()
+
+
+# rows
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    path = tmp_path_factory.mktemp("timescales") / "archive.duckdb"
+    with Database.create_or_open(path, "planted") as db:
+        planted.plant_timescales(db, "rest_shared", np.full(6, 30.0))
+        planted.plant_timescales(db, "rest_free", 20.0 + 4.0 * np.arange(6))
+        planted.plant_wave(db, "wave_none", 300 + planted.WAVE_SLOWNESS * np.arange(6), depth=0.01)
+        planted.plant_wave(db, "wave_without_start", np.full(6, 500.0), steps=range(50, 2001, 50))
+        planted.plant_laws(db)
+    with Database.read(path) as db:
+        yield db
+
+
+def ask(db, run):
+    return run_recipe(db.connection, find_recipes()["two_timescales"], {"run": run}).dicts()
+
+
+@pytest.mark.parametrize("run", ["rest_shared", "rest_free"])
+def test_planted_time_constants_come_back_through_the_recipe(tables, run):
+    trunk, *layers = ask(tables, run)
+    assert [row["scope"] for row in layers] == [f"layer:{at}" for at in range(6)]
+    for name, truth in (("stable_rank", planted.TAU_RANK), ("alpha", planted.TAU_ALPHA)):
+        inside = [row[f"tau_{name}_low"] <= truth <= row[f"tau_{name}_high"] for row in layers]
+        assert sum(inside) >= 5
+        assert {row[f"status_{name}"] for row in layers} == {"ok"}
+        assert trunk[f"tau_{name}"] == pytest.approx(truth, rel=0.1)
+    assert trunk["tau_ratio"] == pytest.approx(planted.TAU_RANK / planted.TAU_ALPHA, rel=0.1)
+    assert trunk["tau_ratio_low"] < trunk["tau_ratio"] < trunk["tau_ratio_high"] < 0.4
+    found = np.array([row["psi"] for row in layers])
+    assert found == pytest.approx(shape_over_depth(planted.REST_ALPHA), abs=0.1)
+    assert (trunk["n_stable_rank"], trunk["status_alpha"]) == (6, "few")
+
+
+def test_the_recipe_tells_one_rest_from_one_each(tables):
+    shared, free = ask(tables, "rest_shared")[0], ask(tables, "rest_free")[0]
+    assert shared["shared_equilibrium_aicc_gain"] > 2
+    assert shared["equilibrium_stable_rank"] == pytest.approx(30, abs=0.3)
+    assert free["shared_equilibrium_aicc_gain"] < -20
+
+
+@pytest.mark.parametrize(("run", "status"), [("wave_none", "no_wave"), ("wave_without_start", "no_start")])
+def test_a_layer_without_arrival_has_no_timescale(tables, run, status):
+    trunk, *layers = ask(tables, run)
+    assert {(row["status_stable_rank"], row["tau_stable_rank"], row["tau_ratio"]) for row in layers} == {
+        (status, None, None)
+    }
+    assert trunk["status_stable_rank"] == "too_few"
+
+
+def test_a_missing_value_is_left_out():
+    times, values = curve(40, 8)
+    values[[3, 17]] = np.nan
+    alone = {"stable_rank": np.full((1, 40), np.nan), "alpha": values[None], "entropy": values[None]}
+    metrics = LayerMetrics("trunk", times.astype(np.int64), np.array([0]), alone, np.zeros(1))
+    rows = timescale_rows(metrics, [{"arrival_step": np.nan, "status": "no_start"}])
+    [tau] = [row for row in rows if (row["scope"], row["parameter"]) == ("layer:0", "tau_alpha")]
+    assert (tau["n"], tau["status"]) == (38, "ok")
+    assert tau["estimate"] == pytest.approx(200, rel=0.01)
