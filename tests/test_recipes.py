@@ -54,6 +54,7 @@ coupling
 decay_split
 depth_gradients
 events
+explained_share
 gap_flow
 gap_maximality
 gap_profile
@@ -63,17 +64,23 @@ lag_scan
 layer_coupling
 layer_profile
 lead_times
+noise_edges
 phase_coupling
 phases
 projection_error
 qk_vo_asymmetry
+repulsion
 scaling_fits
 scaling_law
 signal_ranks
 sliding_coupling
 spectral_edge
 stability
+<<<<<<< HEAD
 two_timescales
+=======
+turning
+>>>>>>> df1b185 (Recipes of edges beside their noise, turning, repulsion and the share that edge and k95 explain)
 wave_velocity
 xu2026
 """
@@ -613,6 +620,17 @@ def test_the_stability_of_few_directions_stands_beside_the_angle_of_their_span(p
         (1100, 1, 0.2),
         (1100, 2, 0.2),
     ]
+
+
+def test_the_change_of_an_eigenvalue_is_that_from_the_window_before(planted_db):
+    rows = ask(planted_db, "repulsion", k_max=1)
+    before = {}
+    for row in rows:
+        key = (row["run"], row["k"])
+        known = row["energy"] is not None and before.get(key) is not None
+        assert row["energy_change"] == (pytest.approx(row["energy"] - before[key]) if known else None)
+        before[key] = row["energy"]
+    assert {row["k"] for row in rows} == {1}
 
 
 def test_gradient_and_decay_share_each_direction(planted_db):
