@@ -76,11 +76,8 @@ signal_ranks
 sliding_coupling
 spectral_edge
 stability
-<<<<<<< HEAD
-two_timescales
-=======
 turning
->>>>>>> df1b185 (Recipes of edges beside their noise, turning, repulsion and the share that edge and k95 explain)
+two_timescales
 wave_velocity
 xu2026
 """
