@@ -10,6 +10,7 @@ from sedarchive.compute.couplings import coupling_rows
 from sedarchive.compute.edge_couplings import COLUMNS
 from sedarchive.compute.edge_inputs import EdgeSeries
 from sedarchive.compute.group_couplings import group_rows
+from sedarchive.compute.importance_rows import store_importance
 from sedarchive.compute.lifecycle import store_lifecycle
 from sedarchive.compute.phase_couplings import phase_coupling_rows
 from sedarchive.compute.phase_rows import columns_of
@@ -228,6 +229,9 @@ def plant_laws(db):
     for (run,) in db.rows("SELECT DISTINCT run FROM matrix_stats").rows:
         store_lifecycle(db, run)
     store_scaling(db)
+    layers = {"layer": range(12), "importance": [float(layer % 5) for layer in range(12)]}
+    db.replace("layer_importance", {"run": "asymmetry", "metric": "loss"}, {k: list(v) for k, v in layers.items()})
+    store_importance(db)
 
 
 def plant_edge(db):

@@ -10,6 +10,7 @@ import pytest
 from small import data_of, run_here
 
 from sedarchive.compute.flow_rows import FITS
+from sedarchive.compute.importance_rows import FIT as IMPORTANCE
 from sedarchive.compute.lead_rows import FIT
 from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
 from sedarchive.compute.scaling_rows import FIT as SCALING
@@ -29,7 +30,7 @@ ENTRIES = read_entries()
 RESULTS = (
     *("updates", "windows", "window_sigmas", "phases", "events", "couplings", "fits", "projections"),
     *("drift", "components", "matrix_spectra", "matrix_stats"),
-    *("layer_waves", "depth_gradients"),
+    *("layer_waves", "depth_gradients", "layer_importance"),
 )
 NOT_YET: tuple[str, ...] = ()
 """Columns (table.column) and modules (compute/name.py) whose entries are still to be written."""
@@ -137,7 +138,8 @@ SITES = {
         *("compute/lifecycle_rows.py:asymmetry_rows", "compute/lifecycle_rows.py:gradient_rows"),
         "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
-        "compute/scaling_rows.py:law_rows",
+        *("compute/scaling_rows.py:law_rows", "compute/importance_rows.py:_excess"),
+        "lifecycle/importance.py:rank_correlation",
         *("lifecycle/timescales.py:fit_decay", "compute/timescale_rows.py:_size"),
         *("compute/flow_rows.py:_maximality", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
     ),
@@ -157,6 +159,7 @@ NO_STATUS = {
         "constant_",
         "_aicc_gain",
         "attention",
+        "boundary",
         "compression",
         "reversal_",
         "spread_",
@@ -196,7 +199,7 @@ def test_every_value_that_the_code_writes_is_explained(column):
         ("couplings.detrend", DEGREES),
         ("couplings.kind", KINDS),
         ("couplings.peak_rule", (*PEAK_RULES, "lowest", "highest")),
-        ("fits.fit", (FIT, SCALING, *FITS, *LIFECYCLE_FITS, TIMESCALES)),
+        ("fits.fit", (FIT, SCALING, IMPORTANCE, *FITS, *LIFECYCLE_FITS, TIMESCALES)),
     ],
 )
 def test_every_name_in_a_column_of_names_is_explained(column, values):

@@ -59,6 +59,7 @@ gap_flow
 gap_maximality
 gap_profile
 history
+importance
 lag_flip
 lag_scan
 layer_coupling

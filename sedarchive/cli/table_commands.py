@@ -101,6 +101,9 @@ BandOption = Annotated[
     int | None, typer.Option("--band", min=2, help="Keep products of updates up to this distance only.")
 ]
 RunsInfoOption = Annotated[Path | None, typer.Option("--runs-info", help="CSV with a column run and facts about runs.")]
+ImportanceOption = Annotated[
+    Path | None, typer.Option("--importance", help="CSV or Parquet with run, layer, importance[, metric].")
+]
 SchedulerOption = Annotated[
     str, typer.Option("--scheduler", callback=_known_scheduler, help="threads (Dask) or serial.")
 ]
@@ -158,6 +161,7 @@ def compute(
     projection_seeds: ProjectionSeedsOption = None,
     preset: PresetOption = None,
     runs_info: RunsInfoOption = None,
+    importance: ImportanceOption = None,
     forget_window: ForgetWindowOption = None,
     forget_scope: ForgetScopeOption = None,
     scheduler: SchedulerOption = "threads",
@@ -199,6 +203,7 @@ def compute(
             kv_heads=kv_heads,
             arch=checked_family(arch) if arch else None,
             runs_info=_facts_of_runs(runs_info, archive) if runs_info else {},
+            importance=_importance(importance) if importance else {},
             projections=tuple(parse_dimensions(projection or [])),
             projection_seeds=projection_seeds,
             forget=Withdrawn(tuple(parse_windows(forget_window or [])), tuple(forget_scope or ())),
@@ -243,6 +248,16 @@ def _facts_of_runs(path: Path, archive: Path) -> dict[str, dict[str, str]]:
     for note in info.notes(Archive(archive).run_names):
         say(printable(note))
     return info.facts
+
+
+def _importance(path: Path) -> dict[tuple[str, str], dict[int, float]]:
+    """Rows of ``--importance``; what of it is not used is said."""
+    from sedarchive.compute.importance_file import read_importance
+
+    found = read_importance(path)
+    for note in found.ignored:
+        say(printable(note))
+    return found.values
 
 
 def _show_plans(archive: Path, database: Path, options: "ComputeOptions", json_output: bool) -> None:

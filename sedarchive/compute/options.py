@@ -40,6 +40,8 @@ class ComputeOptions:
     projection_seeds: int | None = None
     presets: tuple[str, ...] = ()
     """Presets to follow beside the defaults; their window sizes are among ``windows``."""
+    importance: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
+    """(run, metric) -> layer -> importance, from ``--importance``."""
     forget: Withdrawn = field(default_factory=Withdrawn)
     """Earlier requests that are wanted no more."""
 

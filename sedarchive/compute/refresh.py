@@ -17,6 +17,7 @@ from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
 from sedarchive.compute.edge_couplings import record_presets
+from sedarchive.compute.importance_rows import refresh_importance
 from sedarchive.compute.inference import InferenceSource, drop_stale_inference, refresh_inference
 from sedarchive.compute.lead_rows import refresh_lead_laws
 from sedarchive.compute.lifecycle import refresh_lifecycle
@@ -89,6 +90,7 @@ def compute(
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
         refresh_lead_laws(turns.database)
         refresh_scaling(turns.database)
+        refresh_importance(turns.database, options.importance)
         return sorted(reports, key=lambda report: report.run)
 
 
@@ -122,6 +124,7 @@ _OF_RUNS = (
     "matrix_stats",
     "layer_waves",
     "depth_gradients",
+    "layer_importance",
     "computations",
 )
 

@@ -57,3 +57,15 @@ COMMENT ON COLUMN depth_gradients.curvature IS 'Of the parabola over relative de
 COMMENT ON COLUMN depth_gradients.aicc_gain IS 'AICc of the line less that of the parabola [1]';
 COMMENT ON COLUMN depth_gradients.n IS 'Layers [count]';
 COMMENT ON COLUMN depth_gradients.status IS 'ok, or why the slope is NULL or doubtful [text]';
+
+CREATE TABLE layer_importance (
+    run VARCHAR,
+    metric VARCHAR,
+    layer BIGINT,
+    importance DOUBLE
+);
+COMMENT ON TABLE layer_importance IS 'How much a model loses without a layer, as given by compute --importance';
+COMMENT ON COLUMN layer_importance.run IS 'Run name [text]';
+COMMENT ON COLUMN layer_importance.metric IS 'Name of the measure, as the file has it [text]';
+COMMENT ON COLUMN layer_importance.layer IS 'Layer, counted from 0 [index]';
+COMMENT ON COLUMN layer_importance.importance IS 'Importance, such as the rise of the loss without the layer [unit of the measure]';
