@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from sedarchive.derived.depth import shallower
 from sedarchive.errors import HistoryError
-from sedarchive.lifecycle.pruning import Core, by_exponent, protected_ends, removals
+from sedarchive.lifecycle.pruning import Core, by_exponent, protected_ends, removals, wins_over_last
 
 DEPTHS = {"gpt2": "n_layer", "gpt_neox": "num_hidden_layers", "llama": "num_hidden_layers"}
 N_LAYERS = 6
@@ -163,6 +163,13 @@ def test_every_rule_removes_k_layers_of_the_core_for_every_k():
                 assert len(set(one.removed)) == k, one
                 assert set(one.removed) <= set(core.layers), one
     assert [protected_ends(n) for n in (4, 16, 17)] == [1, 1, 2]
+
+
+def test_the_crossover_in_k_is_where_the_lowest_exponents_cost_less_than_the_last_layers():
+    alpha = np.array([9, 1, 2, 3, 4, 5, 6.0, 9])
+    importance = np.array([0, 1, 1, 9, 9, 4, 4.0, 0])  # first: 1, 2, 11, 20 ... last: 4, 8, 17, 26 ...
+    assert wins_over_last(Core(8, 1, 1), alpha, importance) == [1, 2, 3, 4, 5]  # all six cost the same
+    assert wins_over_last(Core(8, 1, 1), alpha, importance[::-1]) == []
 
 
 def test_random_choices_are_five_and_come_back_with_their_seed():

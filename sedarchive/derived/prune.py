@@ -15,7 +15,15 @@ from sedarchive.derived.files import CONFIG, WEIGHTS, Output, check_free, write_
 from sedarchive.derived.model import Stored, model_config, placed_names, stored_checkpoint
 from sedarchive.errors import HistoryError, NothingMatchedError, UnknownNameError
 from sedarchive.lifecycle.gradients import hump_of
-from sedarchive.lifecycle.pruning import BY_ALPHA, Core, Removal, protected_ends, removals
+from sedarchive.lifecycle.pruning import (
+    BY_ALPHA,
+    Core,
+    Removal,
+    lost_with,
+    protected_ends,
+    removals,
+    wins_over_last,
+)
 from sedarchive.restore import tensor_data
 from sedarchive.result import Result
 from sedarchive.tables import Database
@@ -50,6 +58,8 @@ class PruningPlan:
     core: Core
     alpha: Floats | None
     """Mean exponent of the matrices of each layer (L,); None if it is not known."""
+    importance: Floats | None
+    """Importance of each layer, from ``compute --importance`` (L,); None if it is not known."""
     removals: tuple[Removal, ...]
     stored: Stored
 
@@ -89,8 +99,9 @@ def _planned(stored: Stored, tables: Database | None, options: PruneOptions) -> 
     alpha = None if tables is None else exponents(tables, stored, options.alpha, len(layers))
     if alpha is None and options.rule in BY_ALPHA:
         raise NothingMatchedError(_no_exponents(tables, stored, options.alpha))
+    importance = None if tables is None else _importance(tables, stored, len(layers))
     found = tuple(removals(core, alpha, options.seed))
-    return PruningPlan(stored.run.name, stored.commit.step, options.alpha, core, alpha, found, stored)
+    return PruningPlan(stored.run.name, stored.commit.step, options.alpha, core, alpha, importance, found, stored)
 
 
 def exponents(tables: Database, stored: Stored, name: str, n_layers: int) -> Floats | None:
@@ -116,6 +127,18 @@ def exponents(tables: Database, stored: Stored, name: str, n_layers: int) -> Flo
     return alpha if np.isfinite(alpha).all() else None
 
 
+def _importance(tables: Database, stored: Stored, n_layers: int) -> Floats | None:
+    """Importance of each layer (L,) by the first measure given of the run; None unless every layer has it."""
+    sql = (
+        "SELECT layer, importance FROM layer_importance WHERE run = $1 AND layer BETWEEN 0 AND $2 "
+        "AND metric = (SELECT min(metric) FROM layer_importance WHERE run = $1)"
+    )
+    found = np.full(n_layers, np.nan)
+    for layer, value in tables.rows(sql, [stored.run.name, n_layers - 1]).rows:
+        found[layer] = value
+    return found if np.isfinite(found).all() else None
+
+
 def _exponent_names(tables: Database) -> list[str]:
     """Columns of ``matrix_stats`` that are exponents: those whose status stands beside them."""
     columns = [row[1] for row in tables.describe().rows if row[0] == "matrix_stats"]
@@ -130,15 +153,23 @@ def _no_exponents(tables: Database | None, stored: Stored, name: str) -> str:
 
 
 def plan_table(plan: PruningPlan) -> Result:
-    """One row for each choice: its layers, how many lie in each zone, and their mean exponent."""
-    columns = ["rule", "draw", "removed", "early", "middle", "late", "mean_alpha"]
-    types = ["VARCHAR", "BIGINT", "VARCHAR", "BIGINT", "BIGINT", "BIGINT", "DOUBLE"]
+    """One row for each choice: its layers, how many lie in each zone, mean exponent, summed importance."""
+    columns = ["rule", "draw", "removed", "early", "middle", "late", "mean_alpha", "importance"]
+    types = ["VARCHAR", "BIGINT", "VARCHAR", "BIGINT", "BIGINT", "BIGINT", "DOUBLE", "DOUBLE"]
     rows = []
     for one in plan.removals:
         zones = [sum(layer in zone for layer in one.removed) for zone in plan.core.zones]
         mean = None if plan.alpha is None else float(plan.alpha[list(one.removed)].mean())
-        rows.append((one.rule, one.draw, " ".join(map(str, one.removed)), *zones, mean))
+        lost = None if plan.importance is None else lost_with(plan.importance, one)
+        rows.append((one.rule, one.draw, " ".join(map(str, one.removed)), *zones, mean, lost))
     return Result(columns, types, rows)
+
+
+def better_than_last(plan: PruningPlan) -> list[int] | None:
+    """Every k at which the spectral rule loses less importance than Last-N; None without exponents or importance."""
+    if plan.alpha is None or plan.importance is None:
+        return None
+    return wins_over_last(plan.core, plan.alpha, plan.importance)
 
 
 def plan_json(plan: PruningPlan) -> dict[str, Any]:
@@ -156,6 +187,7 @@ def plan_json(plan: PruningPlan) -> dict[str, Any]:
         "alpha": alpha,
         "peak_layer": None if plan.alpha is None else int(plan.alpha.argmax()),
         "shape": None if plan.alpha is None else hump_of(plan.alpha).shape,
+        "better_than_last": better_than_last(plan),
         "plans": [{"rule": one.rule, "draw": one.draw, "removed": list(one.removed)} for one in plan.removals],
     }
 
@@ -169,6 +201,10 @@ def describe(plan: PruningPlan) -> str:
         return said
     peak = int(alpha.argmax())
     position = peak / max(core.n_layers - 1, 1)
+    better = better_than_last(plan)
+    if better is not None:
+        told = f"at k = {' '.join(map(str, better))}" if better else "at no k"
+        said += f"; by the importance given, the spectral rule loses less than the last layers {told}"
     return f"{said}; {plan.alpha_name} peaks in layer {peak} (at {position:.2f} of the depth, {hump_of(alpha).shape})"
 
 

@@ -6,7 +6,7 @@ the depth. The text of its algorithm is not published; this is our reading of it
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,21 @@ def removals(core: Core, alpha: Floats | None, seed: int = 0) -> list[Removal]:
     found += [Removal("random", draw, _drawn(layers, core.k, seed, draw)) for draw in range(DRAWS)]
     if alpha is not None:
         found.append(Removal("worst", None, by_exponent(alpha, core, highest=True)))
+    return found
+
+
+def lost_with(importance: Floats, removal: Removal) -> float:
+    """Summed importance (L,) of the layers removed: what a model loses as far as layers act apart."""
+    return float(importance[list(removal.removed)].sum())
+
+
+def wins_over_last(core: Core, alpha: Floats, importance: Floats) -> list[int]:
+    """Every k at which the layers of lowest exponent lose less importance than the last layers of the core."""
+    found = []
+    for k in range(1, len(core.layers) + 1):
+        by_rule = {one.rule: lost_with(importance, one) for one in removals(replace(core, k=k), alpha)}
+        if by_rule["spectral"] < by_rule["last"]:
+            found.append(k)
     return found
 
 
