@@ -10,7 +10,8 @@
 --   layers, over their range. Scope trunk: geometric means over the n layers that have a tau, with Student's t interval,
 --   the one stable rank that all come to rest at, and shared_equilibrium_aicc_gain, AICc of one each less that of one
 --   for all: above 2, one will do; below -2, it will not. status: no_decay (a constant does as well), too_short (tau
---   above half of the series: only its lower end), not_exponential, too_few, no_start and no_wave (no arrival).
+--   above half of the series: only its lower end), too_fast (tau below the distance of checkpoints: only its upper end),
+--   not_exponential, too_few, no_start and no_wave (no arrival).
 WITH
 named AS (
     SELECT

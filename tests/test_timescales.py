@@ -16,7 +16,7 @@ from sedarchive.recipes import find_recipes, run_recipe
 from sedarchive.tables import Database
 
 SPACING, REST, HEIGHT = 25.0, 3.0, 2.0
-DRAWS = 120
+DRAWS = 80
 
 
 def curve(n, tau, height=HEIGHT):
@@ -69,9 +69,9 @@ def test_noise_and_wandering_have_no_decay():
     rng = np.random.default_rng(5)
     times = SPACING * np.arange(60)
     for correlation in (0.0, 0.8):
-        said = Counter(fit_decay(times, 7 + one).status for one in autoregressive(rng, 60, correlation, 60))
-        assert said["ok"] <= 6
-        assert said["no_decay"] >= 45
+        said = Counter(fit_decay(times, 7 + one).status for one in autoregressive(rng, 60, correlation, 40))
+        assert said["ok"] <= 4
+        assert said["no_decay"] >= 30
 
 
 def test_a_line_and_the_beginning_of_a_decay_are_too_short():
@@ -81,6 +81,13 @@ def test_a_line_and_the_beginning_of_a_decay_are_too_short():
         assert found.status == "too_short"
         assert np.isnan(found.tau)
         assert found.tau_low > SPACING * 10
+
+
+def test_a_decay_between_two_checkpoints_is_too_fast():
+    noise = 0.01 * autoregressive(np.random.default_rng(8), 40, 0.0)[0]
+    found = fit_decay(SPACING * np.arange(40), curve(40, 0.4)[1] + noise)
+    assert (found.status, np.isnan(found.tau)) == ("too_fast", True)
+    assert SPACING * 0.4 < found.tau_high < SPACING
 
 
 def test_a_curve_that_turns_is_not_exponential():
@@ -105,7 +112,7 @@ def test_the_interval_of_a_ratio_covers_it():
     first, second = trials(*CASES[1]), trials(*CASES[2])
     found = [ratio_of(a, b) for a, b in zip(first, second, strict=True) if a.status == b.status == "ok"]
     inside = [one.low <= CASES[1][1] / CASES[2][1] <= one.high for one in found if np.isfinite(one.low + one.high)]
-    assert len(inside) > 80
+    assert len(inside) > 50
     assert np.mean(inside) >= 0.95 - 4 * np.sqrt(0.95 * 0.05 / len(inside))
 
 
@@ -121,11 +128,11 @@ def rest_gains(rests, seeds):
 
 
 def test_one_rest_is_told_from_several():
-    shared = list(rest_gains(np.full(5, 3.0), range(15)))
-    assert len(shared) >= 8
+    shared = list(rest_gains(np.full(5, 3.0), range(10)))
+    assert len(shared) >= 6
     assert np.mean([one.aicc_gain > 0 for one in shared]) >= 0.7
     assert np.mean([one.rest for one in shared]) == pytest.approx(3.0, abs=0.05)
-    free = list(rest_gains(np.linspace(2.5, 3.5, 5), range(6)))
+    free = list(rest_gains(np.linspace(2.5, 3.5, 5), range(4)))
     assert free
     assert all(one.aicc_gain < -2 for one in free)
 

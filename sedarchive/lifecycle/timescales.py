@@ -42,7 +42,7 @@ class Decay:
     n: int
     """Checkpoints fitted."""
     status: str
-    """ok, too_few, no_decay, too_short or not_exponential."""
+    """ok, too_few, no_decay, too_short, too_fast or not_exponential."""
     tau: float = _NAN
     """In the unit of the times."""
     tau_low: float = _NAN
@@ -81,9 +81,10 @@ def fit_decay(times: Floats, values: Floats) -> Decay:
     Returns
     -------
     Decay
-        Status ``no_decay`` where a constant does as well; ``too_short`` where tau is above half of the series, so that
-        it cannot be told from a line: only the lower end of tau stands; ``not_exponential`` where a parabola, or a line
-        beside the exponential, does better: nothing stands.
+        Status ``no_decay`` where a constant does as well; ``not_exponential`` where a parabola, or a line beside the
+        exponential, does better; ``too_short`` where tau is above half of the series, so that it cannot be told from a
+        line: only the lower end of tau stands; ``too_fast`` where tau is below the distance of checkpoints, so that one
+        or two of them carry it: only its upper end stands.
     """
     n = len(times)
     if n < FEWEST:
@@ -98,6 +99,8 @@ def fit_decay(times: Floats, values: Floats) -> Decay:
         return Decay(n, "no_decay")
     if bent - other > _SYSTEMATIC:
         return Decay(n, "not_exponential")
+    if tau.best < np.median(np.diff(clock)):
+        return Decay(n, "too_fast", tau_high=tau.high)
     if tau.best > clock[-1] / 2:
         return Decay(n, "too_short", tau_low=tau.low)
     rest = _rest_interval(_Rests.of(times, values, tau.best), _place(correlation))
@@ -166,7 +169,7 @@ class _RestProfile:
     @classmethod
     def of(cls, errors: CorrelatedErrors, clock: Floats, values: Floats, tau: float, at: int) -> "_RestProfile":
         """Residuals under one of the correlations, for taus about the likely one."""
-        taus = tau * np.geomspace(1 / 16, 16, 2 * _TAUS + 1)
+        taus = tau * np.geomspace(1 / 16, 16, _TAUS + 1)
         x = errors.white(at, np.exp(-clock / taus[:, None]))
         centre = float(values[-1])
         one, y = errors.white(at, np.ones(len(clock))), errors.white(at, values - centre)
@@ -277,11 +280,13 @@ def _knowledge(errors: CorrelatedErrors, clock: Floats, values: Floats) -> Float
 
 
 def _finer(grid: Floats, found: Interval) -> Floats:
-    """A grid of the same length that holds what was found, with as much again on either side."""
-    low = found.low if math.isfinite(found.low) else float(grid[0])
-    high = found.high if math.isfinite(found.high) else float(grid[-1])
-    margin = math.sqrt(max(high / low, 1.0 + 1e-9))
-    return np.geomspace(max(low / margin, grid[0]), min(high * margin, grid[-1]), _TAUS)
+    """A grid of the same length over the interval that was found, and the neighbours of its best value at least."""
+    best = int(np.abs(grid - found.best).argmin())
+    last = len(grid) - 1
+    low = min(found.low, grid[max(best - 1, 0)]) if math.isfinite(found.low) else grid[0]
+    high = max(found.high, grid[min(best + 1, last)]) if math.isfinite(found.high) else grid[last]
+    margin = math.sqrt(float(high / low))
+    return np.geomspace(max(low / margin, grid[0]), min(high * margin, grid[last]), _TAUS)
 
 
 def _freedom(n: int, correlation: float) -> float:
