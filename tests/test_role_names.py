@@ -50,6 +50,7 @@ def role_of(name, shape=(8, 8), others=None):
         ("model.layers.2.mlp.Wo.weight", "down", 2),
         ("model.layers.2.attn.Wo.weight", "output", 2),
         ("backbone.layers.2.mixer.out_proj.weight", "other", 2),
+        ("model.layers.2.mamba.out_proj.weight", "other", 2),
         ("model.layers.3.self_attn.q_norm.weight", "norm", 3),
         ("model.layers.3.self_attn.q_proj.lora_A.weight", "other", 3),
         ("layer1.0.conv1.weight", "other", 1),

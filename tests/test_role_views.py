@@ -203,6 +203,10 @@ def test_the_fused_weight_of_internlm2_is_kept_whole_until_a_family_file_tells_i
             "decoder.layers.0.mlp.linear_fc1.weight",
             {**MEGATRON, "decoder.layers.0.self_attention.linear_qkv.weight": (24, 8)},
         ),
+        (
+            "transformer.encoder.layers.0.mlp.dense_h_to_4h.weight",
+            {"transformer.encoder.layers.0.self_attention.query_key_value.weight": (12, 8)},
+        ),
     ],
 )
 def test_an_mlp_whose_gate_the_names_do_not_tell_is_kept_whole(name, others):
