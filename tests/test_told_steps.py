@@ -36,7 +36,7 @@ def test_a_checkpoint_under_the_name_of_another_step_is_a_warning(analysis, tmp_
     (report,) = analysis.ingest(tmp_path / "run")
     (found,) = found_by(report)
     assert (found.severity, found.step) == ("warning", 200)
-    assert f"1 of 3 checkpoints say another step than their names: ckpt_200.pt says {key} 900." in found.detail
+    assert found.detail.startswith(f"ckpt_200.pt says {key} 900; ")
     assert "--steps-map" in found.detail
     assert Archive(analysis.archive).run("run").steps == (100, 200, 300)
 
@@ -50,18 +50,34 @@ def test_a_plan_tells_what_ingest_tells(analysis, tmp_path):
 
 
 def test_names_that_count_something_else_are_one_warning_and_a_map_settles_it(analysis, tmp_path):
-    history(tmp_path / "run", {at: 500 * at for at in range(1, 6)})
+    history(tmp_path / "run", {at: 500 * at for at in range(1, 11)})
     (report,) = analysis.ingest(tmp_path / "run")
     (found,) = found_by(report)
-    assert found.detail.startswith("5 of 5 checkpoints say")
-    assert ", and 2 more. " in found.detail
-    (tmp_path / "map.csv").write_text("label,step\n" + "".join(f"ckpt_{at}.pt,{500 * at}\n" for at in range(1, 6)))
+    assert found.detail.startswith("10 of 10 checkpoints say")
+    assert "ckpt_3.pt says iter_num 1500, and others" in found.detail
+    (tmp_path / "map.csv").write_text("label,step\n" + "".join(f"ckpt_{at}.pt,{500 * at}\n" for at in range(1, 11)))
     said = run_here(
         *("ingest", tmp_path / "run", "--run", "mapped", "--steps-map", tmp_path / "map.csv"),
         *("--archive", analysis.archive),
     ).stderr
     assert "step_disagrees" not in said
-    assert Archive(analysis.archive).run("mapped").steps == (500, 1000, 1500, 2000, 2500)
+    assert Archive(analysis.archive).run("mapped").steps == tuple(range(500, 5001, 500))
+
+
+def test_a_warning_stands_until_its_own_file_is_replaced(analysis, tmp_path):
+    run = history(tmp_path / "run", {100: 100, 200: 900, 300: 700})
+    analysis.ingest(tmp_path / "run")
+
+    def standing():
+        return [one.step for one in Archive(analysis.archive).run("run").findings if one.check_name == "step_disagrees"]
+
+    assert standing() == [200, 300]
+    saved(run / "ckpt_200.pt", walk(1, seed=7)[0], iter_num=200)
+    where = ("--archive", analysis.archive)
+    run_here("ingest", run, "--replace", 200, *where)
+    assert standing() == [300]
+    run_here("ingest", run, *where)
+    assert standing() == [300]
 
 
 def test_counting_from_one_and_counting_epochs_is_no_disagreement(tmp_path):

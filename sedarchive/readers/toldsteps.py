@@ -11,7 +11,7 @@ _KEYS = ("iter_num", "global_step", "iteration", "step")
 _MOST = 10**18
 _NEAR = 1
 """Trainers count from 0 or from 1, and save before or after they count."""
-_SHOWN = 3
+_FEW, _SHOWN = 8, 3
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,29 @@ def told_step(source: CheckpointSource, meta: Mapping[str, Any]) -> ToldStep:
 
 
 def told_findings(seen: Sequence[ToldStep]) -> list[Finding]:
-    """One warning for all checkpoints that say another step than their names do."""
+    """Warnings of checkpoints that say another step than their names do.
+
+    One each where they are few: a file under a wrong name, settled when that one is replaced. One for all where they
+    are many: then the names count something else.
+    """
     off = sorted((one for one in seen if one.differs), key=lambda one: one.step)
-    if not off:
-        return []
-    shown = [f"{one.label[:80]} says {' and '.join(f'{k} {v}' for k, v in one.told.items())}" for one in off[:_SHOWN]]
-    more = f", and {len(off) - _SHOWN} more" if len(off) > _SHOWN else ""
+    if len(off) <= _FEW:
+        return [_finding(one.step, _said(one)) for one in off]
+    shown = ", ".join(_said(one) for one in off[:_SHOWN])
+    what = f"{len(off)} of {len(seen)} checkpoints say another step than their names: {shown}, and others"
+    return [_finding(off[0].step, what)]
+
+
+def _said(one: ToldStep) -> str:
+    return f"{one.label[:80]} says {' and '.join(f'{key} {value}' for key, value in one.told.items())}"
+
+
+def _finding(step: int, what: str) -> Finding:
     detail = (
-        f"{len(off)} of {len(seen)} checkpoints say another step than their names: {', '.join(shown)}{more}. The steps "
-        "of the names stand: if they are wrong, ingest the run under a new name with --steps-map FILE (label,step); if "
-        "files stand under wrong names, save or fetch these again and ingest them with --replace STEP"
+        f"{what}; the step of the name stands. If names are wrong, ingest the run under a new name with --steps-map "
+        "FILE (label,step); if a file has a wrong name, save or fetch it again and ingest it with --replace STEP"
     )
-    return [Finding("step_disagrees", "warning", detail, off[0].step)]
+    return Finding("step_disagrees", "warning", detail, step)
 
 
 def _is_step(value: Any) -> bool:
