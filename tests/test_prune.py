@@ -33,7 +33,9 @@ def place(request, tmp_path_factory):
     model.save_pretrained(root / "runs/checkpoint-10")
     at = ["--archive", root / "a.zarr", "--db", root / "a.duckdb"]
     run_here("ingest", root / "runs", "--run", "r", *at[:2])
-    run_here("compute", "--no-inference", *at)
+    rows = [f"r,{layer},{layer * layer}" for layer in range(N_LAYERS)]
+    (root / "i.csv").write_text("\n".join(["run,layer,importance", *rows]))
+    run_here("compute", "--no-inference", "--importance", root / "i.csv", *at)
     return root, at, model, request.param
 
 
@@ -71,6 +73,7 @@ def test_the_spectral_choice_follows_the_exponents_in_the_table(place):
     by_rule = {plan["rule"]: plan["removed"] for plan in said["plans"]}
     assert by_rule["spectral"] == sorted(lowest)
     assert (by_rule["last"], by_rule["first"]) == ([3, 4], [1, 2])
+    assert (2 in said["better_than_last"]) == (sorted(lowest) != [3, 4])  # importance grows with the layer
     assert said["peak_layer"] == max(alpha, key=alpha.get)
 
 
