@@ -21,7 +21,8 @@ from sedarchive.recipes import find_recipes, run_recipe
 from sedarchive.tables import Database
 
 DEPTHS = (2, 4, 6, 8)
-STEPS, QUICK_STEPS = 800, 50
+STEPS, QUICK_STEPS = 400, 50
+EVERY = SmallGPT.checkpoint_every
 _LOSSES = """
     SELECT run, min_by(value, step), max_by(value, step) FROM metrics WHERE name = 'val_loss' GROUP BY run ORDER BY run
 """
@@ -87,8 +88,15 @@ def _waves(ask: Ask) -> Iterator[str]:
     rows = ask("compression_wave", scope="trunk")
     for row in rows:
         slowness = _interval(row, "slowness")
-        yield f"  {row['run']}: {row['n']} layers arrive, {slowness} steps/layer, {row['status']}"
-    yield _verdict([row["velocity"] is not None for row in rows], "a velocity that is not 0")
+        span = f"steps {_number(row['first_arrival'])} to {_number(row['last_arrival'])}"
+        yield f"  {row['run']}: {row['n']} layers arrive at {span}, {slowness} steps/layer, {row['status']}"
+    judged = [row["velocity"] is not None and _resolved(row) for row in rows if row["status"] != "too_few"]
+    yield _verdict(judged, "a velocity that is not 0, arrivals further apart than checkpoints")
+
+
+def _resolved(wave: Row) -> bool:
+    """Whether the arrivals of a wave span more than what is interpolated between two checkpoints."""
+    return bool(wave["last_arrival"] - wave["first_arrival"] > EVERY)
 
 
 def _humps(ask: Ask) -> Iterator[str]:

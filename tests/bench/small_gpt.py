@@ -33,9 +33,9 @@ class SmallGPT:
     heads: int = 4
     context: int = 64
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Largest, after ``warmup`` steps; then half a cosine down to a tenth."""
-    warmup: int = 100
+    warmup: int = 20
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     checkpoint_every: int = 25
