@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sedarchive.inference.feedback import correlations, lagged
+from sedarchive.inference.feedback import correlations, lagged, paired_correlations
 from sedarchive.inference.surrogates import phase_randomised
 
 
@@ -38,6 +38,23 @@ def test_the_p_value_counts_explicit_surrogates_of_the_same_spectrum():
     for k in range(3):
         reached = sum(value >= abs(found.r[k]) for value in largest)
         assert found.p[k] == pytest.approx((1 + reached) / 41)
+
+
+@pytest.mark.parametrize("n", [50, 51])
+def test_targets_of_their_own_meet_surrogates_by_the_same_phases(n):
+    rng = np.random.default_rng(5)
+    x, y = smooth(n, 0.8, rng, 4), smooth(n, 0.8, rng, 4)
+    y[3] = np.nan  # a target that is not known
+    found = paired_correlations(x, y, draws=40, seed=2)
+    time = np.arange(n)
+    x, y = ([one - np.polyval(np.polyfit(time, one, 1), time) for one in part[:3]] for part in (x, y))
+    np.testing.assert_allclose(found.r[:3], [np.corrcoef(one, other)[0, 1] for one, other in zip(x, y, strict=True)])
+    drawn = [phase_randomised(one, 40, np.random.default_rng(2)) for one in y]
+    drawn = [[one - np.polyval(np.polyfit(time, one, 1), time) for one in of_target] for of_target in drawn]
+    largest = [max(abs(np.corrcoef(x[i], drawn[i][d])[0, 1]) for i in range(3)) for d in range(40)]
+    for k in range(3):
+        assert found.p[k] == pytest.approx((1 + sum(value >= abs(found.r[k]) for value in largest)) / 41)
+    assert np.isnan(found.r[3])
 
 
 @pytest.mark.parametrize("lead", [-3, 0, 4])

@@ -23,12 +23,16 @@ KEPT_DEGREE = 3
 
 def phase_randomised(series: Floats, draws: int, generator: np.random.Generator) -> Floats:
     """Series (draws, n) with the amplitudes of a series (n,) and random phases; mean 0."""
-    n = len(series)
     amplitude = np.abs(np.fft.rfft(series - series.mean()))
-    turns = np.exp(2j * np.pi * generator.random((draws, len(amplitude))))
+    return np.asarray(np.fft.irfft(amplitude * random_phases(len(series), draws, generator), len(series), axis=1))
+
+
+def random_phases(n: int, draws: int, generator: np.random.Generator) -> NDArray[np.complex128]:
+    """Turns (draws, n // 2 + 1) of the Fourier coefficients of real series of n points."""
+    turns: NDArray[np.complex128] = np.exp(2j * np.pi * generator.random((draws, n // 2 + 1)))
     if n % 2 == 0:  # the coefficient at half the sampling rate is real
         turns[:, -1] = np.where(generator.random(draws) < 0.5, -1.0, 1.0)
-    return np.asarray(np.fft.irfft(amplitude * turns, n, axis=1))
+    return turns
 
 
 def surrogates(
