@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 import torch
-from measure import Claim, Settings, in_turn, report, seconds, settings
+from measure import Claim, Settings, explain_unmet, in_turn, report, seconds, settings
 from safetensors.torch import save_file
 
 from sedarchive.compute import null_rows as null_tables
@@ -118,10 +118,12 @@ def requests(root: Path) -> list[Claim]:
     taken = in_turn(variants)
     start_up, *others = taken.values()
     claims = [Claim("nothing new (start-up, imports apart), s", start_up, 1.0)]
-    return claims + [
+    claims += [
         Claim(f"{name}: s beyond start-up", one - start_up, None if "inference" in name else 1.0)
         for name, one in zip(list(taken)[1:], others, strict=True)
     ]
+    explain_unmet(claims, {"a new window size with its null": partial(compute_seconds, root, windows=(16,))})
+    return claims
 
 
 def recipes(root: Path) -> list[Claim]:
