@@ -13,6 +13,7 @@ from small import walk, write_log, write_safetensors
 
 from sedarchive.archive import Archive
 from sedarchive.archive.names import RESERVED, stored_name
+from sedarchive.archive.store import make_group
 from sedarchive.archive.verify import verify
 from sedarchive.errors import (
     ArchiveNotFoundError,
@@ -191,6 +192,16 @@ def test_a_missing_chunk_is_an_error_and_never_nan(tmp_path):
     next(path for path in (tmp_path / "a.zarr/run/theta/wte.weight/c").rglob("*") if path.is_file()).unlink()
     with pytest.raises(DamagedArchiveError, match=r"wte\.weight.*missing.*verify"):
         run.read("wte.weight", (0, 11), [0])
+
+
+@pytest.mark.parametrize("damage", [b"\x8a\xff", b"{", b"[]"])
+def test_a_group_below_damaged_metadata_is_refused_and_not_made(tmp_path, damage):
+    archived(tmp_path, walk(2))
+    (tmp_path / "a.zarr/run/zarr.json").write_bytes(damage)
+    with Archive(tmp_path / "a.zarr").writing("test") as store:
+        with pytest.raises(DamagedArchiveError, match="run: its metadata cannot be read.*verify"):
+            make_group(store, "run/gram")
+    assert not (tmp_path / "a.zarr/run/gram").exists()
 
 
 def test_files_that_a_killed_writer_left_half_written_are_removed_by_the_next(tmp_path):

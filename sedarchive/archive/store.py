@@ -170,13 +170,21 @@ def _compressors(codec: str, itemsize: int) -> list[Any]:
 
 def make_group(store: CheckedStore, path: str) -> None:
     """Make one group, unless it stands; the one above must exist."""
-    if not (store.root / path / "zarr.json").exists():
-        zarr.create_group(store, path=path, zarr_format=3)
+    if (store.root / path / "zarr.json").exists():
+        _check_group(store, path)
         return
+    parts = path.split("/")
+    for length in range(len(parts)):  # zarr leaves requests unawaited where it meets damage above
+        _check_group(store, "/".join(parts[:length]))
+    zarr.create_group(store, path=path, zarr_format=3)
+
+
+def _check_group(store: CheckedStore, path: str) -> None:
     try:
         zarr.open_group(store, path=path, mode="r", zarr_format=3)
     except Exception as error:  # as for arrays
-        raise DamagedArchiveError(f"{path}: its metadata cannot be read ({error}); run `sedarchive verify`") from error
+        name = path or "the archive"
+        raise DamagedArchiveError(f"{name}: its metadata cannot be read ({error}); run `sedarchive verify`") from error
 
 
 def open_array(store: CheckedStore, path: str) -> "zarr.Array[Any]":
