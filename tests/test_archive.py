@@ -198,10 +198,10 @@ def test_a_missing_chunk_is_an_error_and_never_nan(tmp_path):
 def test_a_group_below_damaged_metadata_is_refused_and_not_made(tmp_path, damage):
     archived(tmp_path, walk(2))
     (tmp_path / "a.zarr/run/zarr.json").write_bytes(damage)
-    with Archive(tmp_path / "a.zarr").writing("test") as store:
-        with pytest.raises(DamagedArchiveError, match="run: its metadata cannot be read.*verify"):
-            make_group(store, "run/gram")
-    assert not (tmp_path / "a.zarr/run/gram").exists()
+    refused = pytest.raises(DamagedArchiveError, match=r"run: its metadata cannot be read.*verify")
+    with Archive(tmp_path / "a.zarr").writing("test") as store, refused:
+        make_group(store, "run/fresh")
+    assert not (tmp_path / "a.zarr/run/fresh").exists()
 
 
 def test_files_that_a_killed_writer_left_half_written_are_removed_by_the_next(tmp_path):
