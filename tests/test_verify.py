@@ -7,6 +7,7 @@ import pytest
 from small import walk, write_log, write_safetensors
 
 from sedarchive.archive import Archive
+from sedarchive.archive.damage import DAMAGE_RECORD
 from sedarchive.archive.lock import LOCK_NAME
 from sedarchive.archive.verify import verify
 from sedarchive.compute.refresh import ComputeOptions, compute
@@ -29,7 +30,7 @@ def clean(tmp_path_factory):
 
 
 def files_of(archive):
-    return sorted(path for path in archive.rglob("*") if path.is_file())
+    return sorted(path for path in archive.rglob("*") if path.is_file() and path.name != DAMAGE_RECORD)
 
 
 def kinds_of(files):
