@@ -127,7 +127,7 @@ SITES = {
         *("compute/coupling_rows.py:granger_columns", "compute/coupling_rows.py:share_columns"),
         *("compute/preset_rows.py:preset_rows", "compute/preset_rows.py:_search_rows", "inference/separate.py:status"),
         *("compute/preset_rows.py:status", "compute/preset_rows.py:_lag_status", "compute/preset_rows.py:_flip"),
-        *("compute/phase_couplings.py:status", "compute/group_couplings.py:_status"),
+        "compute/edge_rows.py:status_of",
         *("compute/group_couplings.py:_together", "compute/group_couplings.py:_weakest"),
         *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
     ),

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
+from sedarchive.compute.edge_rows import numbers_at_lag_0
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE, fewest_effective
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.granger import multiple_r2
 from sedarchive.inference.lags import MIN_PAIRS
 from sedarchive.inference.separate import SeparateScan, scan_separately
-from sedarchive.inference.significance import largest_null, p_values
+from sedarchive.inference.significance import largest_null
 from sedarchive.inference.trends import DEGREES, trend_basis
 from sedarchive.presets import LagSearch
 
@@ -102,34 +103,7 @@ def _rows(groups: Sequence[_Groups]) -> list[Row]:
 
 
 def _layer(edge: EdgeSeries, scan: SeparateScan, largest: Floats) -> Row:
-    status, standing, (low, high) = _status(edge, scan), scan.standing, scan.interval()
-    known = {
-        "p": p_values(standing.observed[:, None], largest)[0, 0],
-        "p_lags": standing.own_p()[0],
-        "low": low[0],
-        "high": high[0],
-    }
-    return {
-        **_named(edge.size, "group", f"{edge.scope} {edge.feature}"),
-        "lag": 0,
-        "r": scan.r[0],
-        "n": scan.n[0],
-        "n_eff": scan.n_eff[0],
-        "n_eff_xu": scan.n_eff_xu[0],
-        "p_xu": scan.p_xu()[0],
-        **(known if status in ("ok", "irregular") else {}),
-        "status": status,
-    }
-
-
-def _status(edge: EdgeSeries, scan: SeparateScan) -> str:
-    if scan.n[0] < MIN_PAIRS:
-        return "too_few"
-    if np.isnan(scan.r[0]):
-        return "constant"
-    if scan.n_eff[0] < FEWEST_EFFECTIVE:
-        return "few_effective"
-    return "irregular" if edge.irregular else "ok"
+    return _named(edge.size, "group", f"{edge.scope} {edge.feature}") | numbers_at_lag_0(edge, scan, largest)
 
 
 def _together(one: _Groups) -> Row:

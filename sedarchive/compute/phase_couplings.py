@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.inference.correlation import FEWEST_EFFECTIVE
+from sedarchive.compute.edge_rows import numbers_at_lag_0
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.lags import MIN_PAIRS
 from sedarchive.inference.separate import SeparateScan, scan_separately
-from sedarchive.inference.significance import largest_null, p_values
+from sedarchive.inference.significance import largest_null
 from sedarchive.presets import LagSearch
 
 Row = dict[str, Any]
@@ -31,16 +31,6 @@ class _Part:
     method: str
     phase: str
     scan: SeparateScan
-
-    @property
-    def status(self) -> str:
-        if self.scan.n[0] < MIN_PAIRS:
-            return "too_few"
-        if np.isnan(self.scan.r[0]):
-            return "constant"
-        if self.scan.n_eff[0] < FEWEST_EFFECTIVE:
-            return "few_effective"
-        return "irregular" if self.edge.irregular else "ok"
 
 
 def phase_coupling_rows(edges: Sequence[EdgeSeries], metrics: Mapping[str, RunMetric]) -> list[Row]:
@@ -88,26 +78,11 @@ def _rows(parts: Sequence[_Part]) -> list[Row]:
 
 
 def _row(part: _Part, largest: NDArray[np.float64]) -> Row:
-    scan, status, standing = part.scan, part.status, part.scan.standing
-    low, high = scan.interval()
-    known = {
-        "p": p_values(standing.observed[:, None], largest)[0, 0],
-        "p_lags": standing.own_p()[0],
-        "low": low[0],
-        "high": high[0],
-    }
     return {
         "scope": part.edge.scope,
         "window_size": part.edge.size,
         "feature": part.edge.feature,
         "phase": part.phase,
         "phase_method": part.method,
-        "lag": 0,
-        "r": scan.r[0],
-        "n": scan.n[0],
-        "n_eff": scan.n_eff[0],
-        "n_eff_xu": scan.n_eff_xu[0],
-        "p_xu": scan.p_xu()[0],
-        **(known if status in ("ok", "irregular") else {}),
-        "status": status,
+        **numbers_at_lag_0(part.edge, part.scan, largest),
     }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from sedarchive.inference.leads import Line, fit_line
+from sedarchive.lifecycle.correlated import with_penalty
 
 Floats = NDArray[np.float64]
 
@@ -103,10 +104,8 @@ def _residual(design: Floats, values: Floats) -> float:
 
 
 def _aicc(residual: float, n: int, n_coefficients: int) -> float:
-    """AIC with the correction for few points; the variance counts as a parameter."""
-    k = n_coefficients + 1
-    correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf
-    return n * math.log(max(residual, 1e-300) / n) + 2 * k + correction
+    """AICc of Gaussian errors; their variance counts as a parameter."""
+    return with_penalty(n * math.log(max(residual, 1e-300) / n), n, n_coefficients + 1)
 
 
 def _fieller(slope: float, curvature: float, covariance: Floats, freedom: int) -> tuple[float, float]:

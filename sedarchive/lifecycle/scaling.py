@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.inference.leads import Line, fit_line
+from sedarchive.lifecycle.correlated import with_penalty
 
 Floats = NDArray[np.float64]
 
@@ -52,6 +53,6 @@ def scaling_law(size: Floats, value: Floats) -> ScalingLaw:
 
 
 def _aicc(residual: Floats, n_coefficients: int) -> float:
-    """AIC with the correction for few points; the variance counts as a parameter."""
-    n, k = len(residual), n_coefficients + 1
-    return n * math.log(max(float(residual @ residual), 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    """AICc of Gaussian errors; their variance counts as a parameter."""
+    n = len(residual)
+    return with_penalty(n * math.log(max(float(residual @ residual), 1e-300) / n), n, n_coefficients + 1)
