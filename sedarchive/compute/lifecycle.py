@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.keyed import KeyedRows
 from sedarchive.compute.lifecycle_rows import (
     ALL_ROLES,
     FITS,
@@ -47,14 +47,15 @@ _BY_LAYER = f"""
 def refresh_lifecycle(run: str, database: Database) -> bool:
     """Derive the waves and gradients of a run if its spectra changed; return whether they did."""
     started = datetime.now(UTC)
-    made = {"run": run, "table_name": "lifecycle"}
+    keyed = KeyedRows(run, "lifecycle", ALGORITHM, ())
     key = canonical_digest([ALGORITHM, *database.rows(_MADE_FROM, [run]).rows[0]])[:16]
-    known = database.rows("SELECT key FROM computations WHERE run = ? AND table_name = 'lifecycle'", [run]).rows
-    if known == [(key,)]:
+    work = keyed.outstanding(database, {(None, None): key})
+    if not work:
         return False
     with database.transaction():
         store_lifecycle(database, run)
-        database.replace("computations", made, _record(key, started))
+        keyed.forget(database, work.keys)
+        keyed.record(database, work.keys, started)
     return True
 
 
@@ -66,15 +67,6 @@ def store_lifecycle(database: Database, run: str) -> None:
     for fit in (*FITS, TIMESCALES):
         mine = [row for row in fits if row["fit"] == fit]
         database.replace("fits", {"run": run, "fit": fit}, as_columns(mine))
-
-
-def _record(key: str, started: datetime) -> dict[str, object]:
-    return {
-        "key": [key],
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
 
 
 def _rows_of(metrics: list[LayerMetrics]) -> tuple[list[Row], list[Row], list[Row]]:
