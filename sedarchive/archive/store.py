@@ -169,14 +169,14 @@ def _compressors(codec: str, itemsize: int) -> list[Any]:
 
 
 def make_group(store: CheckedStore, path: str) -> None:
-    """Make one group, unless it stands; the one above must exist."""
-    if (store.root / path / "zarr.json").exists():
-        _check_group(store, path)
-        return
+    """Make one group and those above it, unless they stand."""
     parts = path.split("/")
-    for length in range(len(parts)):  # zarr leaves requests unawaited where it meets damage above
-        _check_group(store, "/".join(parts[:length]))
-    zarr.create_group(store, path=path, zarr_format=3)
+    for length in range(len(parts) + 1):  # from above: zarr leaves requests unawaited where it meets damage there
+        group = "/".join(parts[:length])
+        if (store.root / group / "zarr.json").exists():
+            _check_group(store, group)
+        else:
+            zarr.create_group(store, path=group, zarr_format=3)
 
 
 def _check_group(store: CheckedStore, path: str) -> None:

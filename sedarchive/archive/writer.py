@@ -70,9 +70,6 @@ class RunWriter:
         self._begun: set[Path] = set()
 
     def _create(self, name: str, source: str) -> None:
-        parts = self._group.split("/")
-        for depth in range(1, len(parts) + 1):
-            make_group(self._store, "/".join(parts[:depth]))
         for inner in ("theta", "metrics", "gram"):
             make_group(self._store, f"{self._group}/{inner}")
         step = ArraySpec((0,), (STEP_CHUNK,), "<i8", -1, ["step"], {"description": "optimizer step of each slot"})
