@@ -93,8 +93,8 @@ def fit_tail(values: Floats) -> DensityTail:
 class _Candidates:
     """Every x_min that is tried, ascending."""
 
-    logs: Floats
-    """Of the sample, ascending, from the smallest (n,)."""
+    steps: Floats
+    """Logarithms of the ratios of neighbours in the sample, ascending (n - 1,)."""
     first: NDArray[np.int64]
     """Where each tail begins (c,)."""
     n: NDArray[np.int64]
@@ -104,11 +104,13 @@ class _Candidates:
 
     @classmethod
     def of(cls, ascending: Floats) -> "_Candidates":
-        logs = np.log(ascending / ascending[0])
+        # sums of steps, none of them negative: differences of logarithms would cancel in a tail of nearly equal values
+        steps = np.log1p(np.diff(ascending) / ascending[:-1])
         first = np.flatnonzero(np.diff(ascending, prepend=-1.0) > 0)[:-1]
-        n = len(logs) - first
-        sums = np.cumsum(logs[::-1])[::-1][first] - n * logs[first]
-        return cls(logs, first, n, n / sums)
+        above = np.arange(len(steps), 0, -1)
+        sums = np.cumsum((steps * above)[::-1])[::-1]
+        n = len(ascending) - first
+        return cls(steps, first, n, n / sums[first])
 
     def smallest(self) -> tuple[int, float]:
         """Candidate of the smallest distance, the first of equals, and that distance."""
@@ -128,12 +130,15 @@ class _Candidates:
     def _bounds(self) -> Floats:
         """Largest deviation of every candidate at some places of its tail (c,)."""
         place = (np.linspace(0, 1, _PROBES) * (self.n[:, None] - 1)).astype(np.int64)
-        excess = self.logs[self.first[:, None] + place] - self.logs[self.first][:, None]
+        logs = np.concatenate([[0.0], np.cumsum(self.steps)])
+        excess = logs[self.first[:, None] + place] - logs[self.first][:, None]
         deviation = 1 - np.exp(-self.rate[:, None] * excess) - place / self.n[:, None]
-        bounds: Floats = np.abs(deviation).max(axis=1)
-        return bounds - 1e-12  # exp may round differently in arrays of another shape
+        # the logarithms cancel here, and exp may round differently in arrays of another shape
+        rounding = 1e-12 + np.finfo(np.float64).eps * len(logs) * logs[-1] * self.rate
+        bounds: Floats = np.abs(deviation).max(axis=1) - rounding
+        return bounds
 
     def _distance(self, at: int) -> float:
-        excess = self.logs[self.first[at] :] - self.logs[self.first[at]]
+        excess = np.concatenate([[0.0], np.cumsum(self.steps[self.first[at] :])])
         fitted = 1 - np.exp(-self.rate[at] * excess)
         return float(np.abs(fitted - np.arange(self.n[at]) / self.n[at]).max())
