@@ -94,7 +94,7 @@ def _largest_of_surrogates(x: Floats, y: Floats, draws: int, seed: int) -> Float
     coefficients: no surrogate is made. As of the series themselves, a straight line is taken out of each.
     """
     n = x.shape[1]
-    phases = random_phases(n, draws, np.random.default_rng(seed))
+    phases = random_phases(n, draws, seed)
     amplitude = np.abs(np.fft.rfft(y))
     line = np.linspace(-1, 1, n)
     along_line = _products(line[None] / np.sqrt(line @ line), amplitude, phases)
