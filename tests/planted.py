@@ -279,7 +279,7 @@ def plant_thesis(db):
     sigmas = {
         "step": np.repeat([1000, 1100, 1200], 5),
         "k": np.tile(np.arange(1, 6), 3),
-        "sigma": 1.0,
+        "sigma": [6.0, 2.0, 1.0, 0.5, 0.1, 7.0, 2.0, 1.0, 0.5, 0.1, 5.0, np.nan, np.nan, np.nan, np.nan],
         "overlap_previous": 0.9,
         "gradient_share": np.tile([0.25, 0.5, 1.0, np.nan, np.nan], 3),
         "decay_alignment": np.tile([-0.5, 0.5, np.nan, np.nan, np.nan], 3),

@@ -58,6 +58,7 @@ explained_share
 gap_flow
 gap_maximality
 gap_profile
+gap_rate
 history
 importance
 lag_flip
@@ -267,6 +268,16 @@ def test_a_sliding_correlation_stands_beside_the_band_of_its_run(planted_db):
     np.testing.assert_allclose([row["r"] for row in rows], expected, atol=1e-9)
     assert {(row["null_low"], row["null_high"]) for row in rows} == {(rows[0]["null_low"], rows[0]["null_high"])}
     assert all(row["outside"] == (not row["null_low"] <= row["r"] <= row["null_high"]) for row in rows)
+
+
+def test_the_rate_of_a_gap_stands_beside_that_of_its_flow(planted_db):
+    rows = ask(planted_db, "gap_rate", run="muon")
+    assert [(row["step"], row["k"], row["gap"], row["gap_rate"]) for row in rows] == [
+        (1000, 1, 4.0, 0.01),  # from 4 to 5 in 100 steps
+        (1100, 1, 5.0, None),
+        (1200, 1, None, None),
+    ]
+    assert [row["gap_rate_flow"] for row in rows] == [pytest.approx(0.01 * (5 - 4)), 0.0, None]
 
 
 def test_a_planted_wave_gives_its_arrivals_and_velocity(planted_db):
