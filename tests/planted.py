@@ -13,8 +13,8 @@ from sedarchive.compute.group_couplings import group_rows
 from sedarchive.compute.importance_rows import store_importance
 from sedarchive.compute.lifecycle import store_lifecycle
 from sedarchive.compute.phase_couplings import phase_coupling_rows
-from sedarchive.compute.phase_rows import columns_of
 from sedarchive.compute.preset_rows import preset_rows
+from sedarchive.compute.row_columns import columns_of
 from sedarchive.compute.scaling_rows import store_scaling
 from sedarchive.executor import Executor
 from sedarchive.presets import XU2026

@@ -8,13 +8,13 @@ from small import walk, write_safetensors
 
 from sedarchive.compute.flow_rows import (
     GapWindows,
-    as_columns,
     feedback_rows,
     flow_rows,
     maximality_rows,
     stability_rows,
     time_rows,
 )
+from sedarchive.compute.row_columns import columns_of
 from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database
 
@@ -165,7 +165,7 @@ def test_short_histories_have_rows_that_say_so(n):
     windows = GapWindows(np.arange(n), sigma, np.ones(n))
     rows = feedback_rows(windows, np.ones((n, 3))) + maximality_rows(windows, np.ones(n)) + time_rows(windows)
     assert {row["status"] for row in rows[:4]} == {"too_few"}
-    assert len(as_columns(rows)["estimate"]) == len(rows)
+    assert len(columns_of(rows)["estimate"]) == len(rows)
 
 
 def test_of_a_long_run_evenly_spaced_windows_are_fitted():

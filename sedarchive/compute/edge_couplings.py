@@ -14,9 +14,9 @@ from sedarchive.compute.group_couplings import group_rows, is_group
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
 from sedarchive.compute.phase_couplings import MEASURE as PHASE_MEASURE
 from sedarchive.compute.phase_couplings import phase_coupling_rows
-from sedarchive.compute.phase_rows import columns_of
 from sedarchive.compute.preset_rows import MEASURES as PRESET_MEASURES
-from sedarchive.compute.preset_rows import Row, follows, preset_rows
+from sedarchive.compute.preset_rows import follows, preset_rows
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.inference.surrogates import DRAWS

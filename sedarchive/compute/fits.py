@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.flow_rows import FITS, GapWindows, as_columns, flow_rows, has_flow_null, other_rows
+from sedarchive.compute.flow_rows import FITS, GapWindows, flow_rows, has_flow_null, other_rows
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
-from sedarchive.compute.window_rows import Columns, concatenated
 from sedarchive.compute.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.executor import Executor
 from sedarchive.inference.gapflow import RandomHistory
@@ -56,18 +56,18 @@ def refresh_fits(
         return 0
     standing = read_windows(turns.database, run, work.pairs, _COLUMNS, _SIGMA_COLUMNS)
     turns.end()
-    rows = concatenated(list(executor.map(partial(_fits_of, val_loss, sizes), standing)))
-    keyed.write(turns.database, work, {"fits": [rows]}, started)
+    found = executor.map(partial(_fits_of, val_loss, sizes), standing)
+    rows = [row for rows in found for row in rows]
+    keyed.write(turns.database, work, {"fits": [columns_of(rows)]}, started)
     return len(work.keys)
 
 
-def _fits_of(val_loss: Mapping[int, float], sizes: Collection[int], standing: StandingWindows) -> Columns:
+def _fits_of(val_loss: Mapping[int, float], sizes: Collection[int], standing: StandingWindows) -> list[Row]:
     """All fits of the windows of one scope and size."""
     step = standing.windows["step"]
     windows = GapWindows(step, standing.sigmas["sigma"], standing.windows["signal_rank"])
     history = RandomHistory(standing.norms, standing.p_eff)
     flows = flow_rows(windows, history, standing.size in sizes and has_flow_null(standing.scope))
     loss = np.array([val_loss[at] for at in step.tolist()])
-    columns = as_columns(flows + other_rows(windows, standing.sigmas["overlap_previous"], loss))
-    n_rows = len(columns["fit"])
-    return {"scope": np.full(n_rows, standing.scope), "window_size": np.full(n_rows, standing.size)} | columns
+    rows = flows + other_rows(windows, standing.sigmas["overlap_previous"], loss)
+    return [{"scope": standing.scope, "window_size": standing.size} | row for row in rows]

@@ -1,17 +1,15 @@
 """Rows of ``fits`` that follow from the windows of one scope and size: flow of the gap, feedback, gap maximality."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.feedback import MIN_POINTS, Correlations, correlations, lagged, paired_correlations
 from sedarchive.inference.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 
 FLOWS = {"gap_flow": False, "gap_flow_xu": True}
 """Fits that need the sampled null -> whether their difference is the authors' centred one."""
@@ -22,8 +20,6 @@ OF_ONE_WALK = 0.15
 For k = 1 and W = 5 to 30; it is 0.02 to 0.09 for k = 2 and 3, and below 0.05 at all other lags.
 """
 FITS = (*FLOWS, "gap_times", "alpha_feedback", "gap_maximality", "gap_maximality_stability")
-_TEXTS = ("fit", "parameter", "status")
-_NUMBERS = ("k", "estimate", "low", "high", "null_low", "null_high", "p", "n", "r2", "r2_out_of_sample")
 
 
 @dataclass(frozen=True)
@@ -161,9 +157,3 @@ def _maximality(name: str, found: Correlations, size: int) -> list[Row]:
         }
         for k in range(1, size)
     ]
-
-
-def as_columns(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """Rows as columns of ``fits``; what a row does not say is unknown."""
-    texts = {name: np.array([row[name] for row in rows]) for name in _TEXTS}
-    return texts | {name: np.array([row.get(name, np.nan) for row in rows], dtype=np.float64) for name in _NUMBERS}

@@ -6,13 +6,13 @@ too, however many there are, and its series the ratio at its own modal signal ra
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
 from sedarchive.compute.edge_rows import numbers_at_lag_0
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE, fewest_effective
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.granger import multiple_r2
@@ -22,7 +22,6 @@ from sedarchive.inference.significance import largest_null
 from sedarchive.inference.trends import DEGREES, trend_basis
 from sedarchive.presets import LagSearch
 
-Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
 SCOPE = "layer:*"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.lifecycle_rows import METRICS, Row, as_columns
+from sedarchive.compute.keyed import WHOLE, KeyedRows
+from sedarchive.compute.lifecycle_rows import METRICS
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.lifecycle.importance import rank_correlation
 from sedarchive.lifecycle.pruning import protected_ends
 from sedarchive.tables import Database
@@ -48,15 +49,12 @@ def refresh_importance(database: Database, given: Mapping[tuple[str, str], Mappi
         columns = {"layer": list(values), "importance": list(values.values())}
         database.replace("layer_importance", {"run": run, "metric": metric}, columns)
     started, points = datetime.now(UTC), database.rows(_POINTS).rows
-    key = canonical_digest([ALGORITHM, points])[:16]
-    known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'importance'").rows
-    if known == [(key,)] or not (known or points):
-        return
-    versions = f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}"
-    record = {"key": [key], "versions": versions, "started": started, "finished": datetime.now(UTC)}
-    with database.transaction():
-        store_importance(database)
-        database.replace("computations", {"run": None, "table_name": "importance"}, record)
+    keyed = KeyedRows(None, "importance", ALGORITHM, ())
+    work = keyed.outstanding(database, {WHOLE: canonical_digest([ALGORITHM, points])[:16]} if points else {})
+    if work:
+        with database.transaction():
+            store_importance(database)
+            keyed.renew(database, work, started)
 
 
 def store_importance(database: Database) -> None:
@@ -65,7 +63,7 @@ def store_importance(database: Database) -> None:
     for (run, metric), group in groupby(database.rows(_POINTS).rows, key=lambda row: row[:2]):
         table = np.array([[np.nan if one is None else one for one in row[2:]] for row in group], dtype=np.float64)
         rows += [{"run": run} | row for row in importance_rows(metric, table)]
-    database.replace("fits", {"fit": FIT}, as_columns(rows))
+    database.replace("fits", {"fit": FIT}, columns_of(rows))
 
 
 def importance_rows(metric: str, table: NDArray[np.float64]) -> list[Row]:

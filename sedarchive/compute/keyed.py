@@ -15,6 +15,8 @@ from sedarchive.tables import Database
 ScopeSize = tuple[str, int]
 Pair = tuple[str | None, int | None]
 """(scope, window size); None where the rows are of all scopes, or of all sizes."""
+WHOLE: Pair = (None, None)
+"""Rows that are made at once."""
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Table -> batches of columns, without the run."""
 _PAIR = ("scope", "window_size")
@@ -32,7 +34,7 @@ class Owned:
     kinds: tuple[str, ...] = ()
     """Its values in these rows."""
 
-    def remove(self, database: Database, run: str, pairs: Collection[Pair]) -> None:
+    def remove(self, database: Database, run: str | None, pairs: Collection[Pair]) -> None:
         """Remove the rows of some pairs."""
         if not pairs:
             return
@@ -74,7 +76,8 @@ class Outstanding:
 class KeyedRows:
     """The rows of one run in one table or several, recorded in ``computations`` under one name."""
 
-    run: str
+    run: str | None
+    """None for rows that are of all runs together."""
     name: str
     """``computations.table_name``."""
     algorithm: str
@@ -84,7 +87,10 @@ class KeyedRows:
 
     def known(self, database: Database) -> dict[Pair, str]:
         """Pairs that stand, with their keys."""
-        sql = "SELECT scope, window_size, key FROM computations WHERE run = ? AND table_name = ? ORDER BY ALL"
+        sql = (
+            "SELECT scope, window_size, key FROM computations "
+            "WHERE run IS NOT DISTINCT FROM ? AND table_name = ? ORDER BY ALL"
+        )
         return {(scope, size): key for scope, size, key in database.rows(sql, [self.run, self.name]).rows}
 
     def outstanding(self, database: Database, wanted: Mapping[Pair, str]) -> Outstanding:
@@ -118,6 +124,11 @@ class KeyedRows:
     def forget(self, database: Database, pairs: Collection[Pair]) -> None:
         """Take back what ``computations`` says of some pairs."""
         database.remove("computations", {"run": self.run, "table_name": self.name}, _PAIR, sorted(pairs, key=str))
+
+    def renew(self, database: Database, work: Outstanding, started: datetime) -> None:
+        """Say in ``computations`` what was done, where the caller replaced the rows, in his transaction."""
+        self.forget(database, work.keys.keys() | work.gone)
+        self.record(database, work.keys, started)
 
     def record(
         self, database: Database, keys: Mapping[Pair, str], started: datetime, digests: str | None = None

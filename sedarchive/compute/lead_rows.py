@@ -1,21 +1,19 @@
 """Lead-time laws over the runs of an archive, from ``events``, into ``fits``."""
 
 import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.keyed import WHOLE, KeyedRows
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.inference.leads import DRAWS, LeadLaw, Line, lead_law
 from sedarchive.tables import Database
 
 ALGORITHM = "lead-laws-1"
 FIT = "lead_time"
-Row = dict[str, Any]
 _POINTS = """
     SELECT collapse.scope, collapse.window_size, grok.step, collapse.step
     FROM events AS collapse
@@ -36,15 +34,17 @@ def refresh_lead_laws(database: Database) -> None:
     """Fit the lead of the collapse before grokking over all runs, for each scope and window size, if that is new."""
     started = datetime.now(UTC)
     points = database.rows(_POINTS).rows
-    key = canonical_digest([ALGORITHM, DRAWS, points])[:16]
-    known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'fits'").rows
-    if known == [(key,)] or not (known or points):
+    keyed = KeyedRows(None, "fits", ALGORITHM, ())
+    work = keyed.outstanding(database, {WHOLE: canonical_digest([ALGORITHM, DRAWS, points])[:16]} if points else {})
+    if not work:
         return
     rows: list[Row] = []
     for (scope, size), group in groupby(points, key=lambda row: row[:2]):
         grok, onset = np.array([row[2:] for row in group], dtype=np.float64).T
         rows += [{"scope": scope, "window_size": size, **row} for row in law_rows(lead_law(grok, onset))]
-    _store(database, rows, key, started)
+    with database.transaction():
+        database.replace("fits", {"run": None, "fit": FIT}, columns_of(rows))
+        keyed.renew(database, work, started)
 
 
 def law_rows(law: LeadLaw) -> list[Row]:
@@ -72,17 +72,3 @@ def _parameter(name: str, line: Line) -> Row:
 def _exp(value: float) -> float:
     """e^value; NaN, which becomes NULL, where that is no float64."""
     return math.exp(value) if abs(value) < 700 else math.nan
-
-
-def _store(database: Database, rows: Sequence[Row], key: str, started: datetime) -> None:
-    names = ("scope", "window_size", "parameter", "estimate", "low", "high", "n", "r2", "r2_out_of_sample", "status")
-    made = {
-        "key": key,
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
-    with database.transaction():
-        where = {"run": None, "fit": FIT}
-        database.replace("fits", where, {name: [row.get(name) for row in rows] for name in names} if rows else {})
-        database.replace("computations", {"run": None, "table_name": "fits"}, {n: [v] for n, v in made.items()})

@@ -6,18 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.keyed import KeyedRows
+from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.lifecycle_rows import (
     ALL_ROLES,
     FITS,
     METRICS,
     LayerMetrics,
-    Row,
-    as_columns,
     asymmetry_rows,
     gradient_rows,
     wave_rows,
 )
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.timescale_rows import FIT as TIMESCALES
 from sedarchive.compute.timescale_rows import timescale_rows
 from sedarchive.tables import Database
@@ -49,24 +48,23 @@ def refresh_lifecycle(run: str, database: Database) -> bool:
     started = datetime.now(UTC)
     keyed = KeyedRows(run, "lifecycle", ALGORITHM, ())
     key = canonical_digest([ALGORITHM, *database.rows(_MADE_FROM, [run]).rows[0]])[:16]
-    work = keyed.outstanding(database, {(None, None): key})
+    work = keyed.outstanding(database, {WHOLE: key})
     if not work:
         return False
     with database.transaction():
         store_lifecycle(database, run)
-        keyed.forget(database, work.keys)
-        keyed.record(database, work.keys, started)
+        keyed.renew(database, work, started)
     return True
 
 
 def store_lifecycle(database: Database, run: str) -> None:
     """Replace the rows of a run, within the caller's transaction."""
     waves, gradients, fits = _rows_of(_read(database, run))
-    database.replace("layer_waves", {"run": run}, as_columns(waves))
-    database.replace("depth_gradients", {"run": run}, as_columns(gradients))
+    database.replace("layer_waves", {"run": run}, columns_of(waves))
+    database.replace("depth_gradients", {"run": run}, columns_of(gradients))
     for fit in (*FITS, TIMESCALES):
         mine = [row for row in fits if row["fit"] == fit]
-        database.replace("fits", {"run": run, "fit": fit}, as_columns(mine))
+        database.replace("fits", {"run": run, "fit": fit}, columns_of(mine))
 
 
 def _rows_of(metrics: list[LayerMetrics]) -> tuple[list[Row], list[Row], list[Row]]:

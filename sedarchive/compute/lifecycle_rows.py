@@ -1,13 +1,12 @@
 """Rows of ``layer_waves``, ``depth_gradients`` and ``fits`` that follow from the metrics of one run's matrices."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.leads import Line
 from sedarchive.lifecycle.asymmetry import asymmetry
 from sedarchive.lifecycle.gradients import Hump, gradient_of, hump_of, reversal
@@ -15,7 +14,6 @@ from sedarchive.lifecycle.ranks import RankSlope
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
 
 Floats = NDArray[np.float64]
-Row = dict[str, Any]
 
 ALL_ROLES = "trunk"
 """Scope of the mean over all roles of a layer."""
@@ -194,9 +192,3 @@ def _rank_columns(ranks: RankSlope) -> Row:
     """An interval without an end has NULL there."""
     low, high = (end if math.isfinite(end) else math.nan for end in (ranks.low, ranks.high))
     return {"estimate": ranks.slope, "low": low, "high": high}
-
-
-def as_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row lacks is None."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
 from sedarchive.compute.edge_rows import numbers_at_lag_0
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.lags import MIN_PAIRS
 from sedarchive.inference.separate import SeparateScan, scan_separately
 from sedarchive.inference.significance import largest_null
 from sedarchive.presets import LagSearch
-
-Row = dict[str, Any]
 
 MEASURE = "phase"
 METHODS = ("peak", "derivative")

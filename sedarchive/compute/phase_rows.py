@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.changes import Shift, find_shift
 from sedarchive.inference.eventstudy import TAUS, Found, find_collapse, find_grok, find_settling
 from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, pattern_share
 from sedarchive.inference.walks import ratio_series, walk_sigmas
 
-Row = dict[str, Any]
 Floats = NDArray[np.float64]
 
 LEADING_RATIOS = 4
@@ -133,11 +132,6 @@ def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: Sequence
         for phase, span in found.spans().items()
         for first, last in [span or (None, None)]
     ]
-
-
-def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Rows as columns; what a row lacks is None."""
-    return {name: [row.get(name) for row in rows] for name in names} if rows else {}
 
 
 def _largest(ratio: Floats) -> float:

@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair
+from sedarchive.compute.keyed import WHOLE, KeyedRows, Outstanding, Owned, Pair
 from sedarchive.compute.phase_rows import (
     NULL_WALKS,
     LogSeries,
-    Row,
     WindowedScope,
-    columns_of,
     event_rows,
     grok_rows,
     phase_rows,
 )
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
 from sedarchive.compute.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.executor import Executor
@@ -38,8 +37,6 @@ _EVENT_COLUMNS = (
     "status",
 )
 _INPUTS = ("step", "step_first", "edge_ratio", "edge_ratio_null", "signal_rank", "p_eff")
-_OF_RUN: Pair = (None, None)
-"""Stands for what a run has once."""
 
 
 def keyed_phases(run: str) -> KeyedRows:
@@ -67,7 +64,7 @@ def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Exe
     windows = _read(turns.database, run, work, logs)
     turns.end()
     phases, events = _merged(executor.map(_rows_of_pair, windows))
-    if _OF_RUN in work.keys:
+    if WHOLE in work.keys:
         events += grok_rows(logs.accuracy)
     rows = {"phases": [columns_of(phases, _PHASE_COLUMNS)], "events": [columns_of(events, _EVENT_COLUMNS)]}
     keyed.write(turns.database, work, rows, started)
@@ -111,7 +108,7 @@ def _log(database: Database, sql: str, run: str, name: str) -> LogSeries | None:
 
 
 def _wanted(database: Database, run: str, sizes: Collection[int], logs: _Logs) -> dict[Pair, str]:
-    keys: dict[Pair, str | None] = {_OF_RUN: None}
+    keys: dict[Pair, str | None] = {WHOLE: None}
     keys |= {pair: key for pair, key in window_keys(database, run).items() if pair[1] in sizes}
     return {pair: canonical_digest([ALGORITHM, NULL_WALKS, key, logs.digest])[:16] for pair, key in keys.items()}
 

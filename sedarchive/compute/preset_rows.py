@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.edge_inputs import EdgeSeries
+from sedarchive.compute.row_columns import Row
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.coupling import Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.separate import SeparateScan, flip_between, scan_separately
 from sedarchive.inference.significance import Flip, largest_null, p_values
 from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.presets import LagSearch, Preset
-
-Row = dict[str, Any]
 
 MEASURES = ("peak_xu", "lag_xu", "flip_xu")
 _USABLE = ("ok", "irregular")

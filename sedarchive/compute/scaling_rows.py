@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive import __version__
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.lifecycle_rows import Row, as_columns
+from sedarchive.compute.keyed import WHOLE, KeyedRows
+from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.lifecycle.scaling import scaling_law
 from sedarchive.tables import Database
 
@@ -42,19 +42,12 @@ def refresh_scaling(database: Database) -> None:
     """Fit each quantity over the runs of each family, against depth and against parameters, if that is new."""
     started = datetime.now(UTC)
     points = database.rows(_POINTS).rows
-    key = canonical_digest([ALGORITHM, points])[:16]
-    known = database.rows("SELECT key FROM computations WHERE run IS NULL AND table_name = 'scaling'").rows
-    if known == [(key,)] or not (known or points):
-        return
-    record = {
-        "key": [key],
-        "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
-        "started": started,
-        "finished": datetime.now(UTC),
-    }
-    with database.transaction():
-        store_scaling(database)
-        database.replace("computations", {"run": None, "table_name": "scaling"}, record)
+    keyed = KeyedRows(None, "scaling", ALGORITHM, ())
+    work = keyed.outstanding(database, {WHOLE: canonical_digest([ALGORITHM, points])[:16]} if points else {})
+    if work:
+        with database.transaction():
+            store_scaling(database)
+            keyed.renew(database, work, started)
 
 
 def store_scaling(database: Database) -> None:
@@ -64,7 +57,7 @@ def store_scaling(database: Database) -> None:
         layers, parameters, values = np.array([row[2:5] for row in group], dtype=np.float64).T
         rows += law_rows(family, f"{quantity}_by_n_layers", layers, values)
         rows += law_rows(family, f"{quantity}_by_n_parameters", parameters, values)
-    database.replace("fits", {"run": None, "fit": FIT}, as_columns(rows))
+    database.replace("fits", {"run": None, "fit": FIT}, columns_of(rows))
 
 
 def law_rows(family: str, name: str, size: NDArray[np.float64], value: NDArray[np.float64]) -> list[Row]:
