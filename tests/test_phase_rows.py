@@ -37,7 +37,7 @@ def edge_of_windows(jump_at=50):
     return np.exp(0.3 + np.lib.stride_tricks.sliding_window_view(updates + noise, SIZE).mean(axis=-1))
 
 
-def plant(database, run="one", key="k1", rank=2, loss="val_loss", grok_at=6000):
+def plant(database, run="one", key="k1", rank=2, loss="val_loss", grok_at=6000, p_eff=200.0):
     steps = np.arange(N_CHECKPOINTS) * SPACING
     database.replace("checkpoints", {"run": run}, {"step": steps, "checkpoint_index": np.arange(N_CHECKPOINTS)})
     last = np.arange(N_WINDOWS) + SIZE
@@ -50,7 +50,7 @@ def plant(database, run="one", key="k1", rank=2, loss="val_loss", grok_at=6000):
         "edge_ratio": edge_of_windows(),
         "edge_ratio_null": 1.2,
         "signal_rank": rank,
-        "p_eff": 200.0,
+        "p_eff": p_eff,
     }
     database.replace("windows", where, edge)
     ratio = np.full((N_WINDOWS, SIZE), 1.1)
@@ -90,6 +90,15 @@ def test_the_phases_in_the_table_are_those_of_the_series(turns):
     flat = ask(turns, "FROM phases WHERE k = 1")
     assert {(row["status"], row["is_modal"]) for row in flat} == {("no_pattern", False)}
     assert {row["k"] for row in ask(turns, "FROM phases")} == {1, 2, 3, 4}
+
+
+def test_walks_that_agree_on_every_pattern_are_enough_when_they_are_nine(turns):
+    with turns.last() as database:
+        plant(database, p_eff=1e9)
+    refreshed(turns)
+    rows = ask(turns, "FROM phases")
+    assert {row["null_walks"] for row in rows} == {9}
+    assert {row["null_share"] for row in rows} <= {0.0, 1.0}
 
 
 def test_collapses_and_settled_losses_are_dated(turns):

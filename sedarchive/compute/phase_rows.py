@@ -1,6 +1,5 @@
 """Rows of ``phases`` and ``events`` for the windows of one scope and size."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +8,18 @@ from numpy.typing import NDArray
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.changes import Shift, find_shift
 from sedarchive.inference.eventstudy import TAUS, Found, find_collapse, find_grok, find_settling
-from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, pattern_share
+from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, has_pattern, modal_rank
 from sedarchive.inference.walks import ratio_series, walk_sigmas
 
 Floats = NDArray[np.float64]
 
 LEADING_RATIOS = 4
 """Ratios that are followed besides that at the modal signal rank."""
+AGREEING_WALKS = 9
+"""Random walks that are enough if each pattern is in all of them or in none: its share is then above 72 % or below 28 %
+(one-sided, 95 %)."""
 NULL_WALKS = (19, 49)
-"""Fewest and most random walks: fewer where there are many or long windows, whose eigenvalues take the time."""
+"""Fewest and most of them otherwise: fewer where there are many or long windows, whose eigenvalues take the time."""
 _NULL_ENTRIES = 1_000_000
 """Windows x W² of all walks of a pair, about 0.2 s; the fewest walks are drawn in any case."""
 
@@ -67,14 +69,8 @@ class WindowedScope:
 
 def phase_rows(windows: WindowedScope) -> list[Row]:
     """Rows of ``phases``: three phases by three methods at each k that is followed."""
-    p_eff = windows.p_eff if windows.p_eff > 0 else 1.0
-    null = list(walk_sigmas(windows.norms, p_eff, windows.size, _null_walks(len(windows.step), windows.size)))
-    rows: list[Row] = []
-    for k in windows.followed:
-        noise = [ratio_series(sigma, k) for sigma in null]
-        for method in METHODS:
-            rows += _rows_of_method(windows, k, method, noise)
-    return rows
+    noise = _noise_of(windows)
+    return [row for k in windows.followed for method in METHODS for row in _rows_of_method(windows, k, method, noise)]
 
 
 def event_rows(windows: WindowedScope) -> list[Row]:
@@ -107,24 +103,58 @@ def grok_rows(accuracy: LogSeries | None) -> list[Row]:
     return rows
 
 
+@dataclass(frozen=True)
+class _Noise:
+    """What random walks with the norms of a run show."""
+
+    peaks: dict[int, list[float]]
+    """k -> the largest ratio of each walk."""
+    patterns: dict[tuple[int, str], list[bool]]
+    """(k, method) -> whether each has all three phases."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether each pattern is in all walks or in none."""
+        return all(len(set(found)) == 1 for found in self.patterns.values())
+
+    def add(self, sigma: Floats, options: PhaseOptions) -> None:
+        """Look at one more walk (n, W)."""
+        for k, peaks in self.peaks.items():
+            ratio = ratio_series(sigma, k)
+            peaks.append(_largest(ratio))
+            for method in METHODS:
+                self.patterns[k, method].append(has_pattern(ratio, method, options))
+
+
+def _noise_of(windows: WindowedScope) -> _Noise:
+    ks, p_eff = windows.followed, windows.p_eff if windows.p_eff > 0 else 1.0
+    noise = _Noise({k: [] for k in ks}, {(k, method): [] for k in ks for method in METHODS})
+    walks = _null_walks(len(windows.step), windows.size)
+    for drawn, sigma in enumerate(walk_sigmas(windows.norms, p_eff, windows.size, walks), start=1):
+        noise.add(sigma, PhaseOptions())
+        if drawn == AGREEING_WALKS and noise.agrees:
+            break
+    return noise
+
+
 def _null_walks(n_windows: int, size: int) -> int:
     fewest, most = NULL_WALKS
     return min(max(_NULL_ENTRIES // max(n_windows * size**2, 1), fewest), most)
 
 
-def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: Sequence[Floats]) -> list[Row]:
-    """Rows of three phases; ``noise`` is the same series of random walks."""
+def _rows_of_method(windows: WindowedScope, k: int, method: str, noise: _Noise) -> list[Row]:
+    """Rows of three phases."""
     options, ratio = PhaseOptions(), windows.ratio[:, k - 1]
-    found = find_phases(ratio, method, options)
+    found, in_noise = find_phases(ratio, method, options), noise.patterns[k, method]
     shared = {
         "k": k,
         "method": method,
         "threshold": options.threshold(method),
         "is_modal": k == windows.modal_rank,
         "peak_ratio": _largest(ratio),
-        "null_peak_ratio": float(np.median([_largest(series) for series in noise])),
-        "null_share": pattern_share(noise, method, options) if found.status != "too_few" else None,
-        "null_walks": len(noise),
+        "null_peak_ratio": float(np.median(noise.peaks[k])),
+        "null_share": float(np.mean(in_noise)) if found.status != "too_few" else None,
+        "null_walks": len(in_noise),
         "status": found.status,
     }
     return [

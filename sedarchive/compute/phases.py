@@ -24,7 +24,7 @@ from sedarchive.compute.window_tables import StandingWindows, read_windows, wind
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
 
-ALGORITHM = "phases-3"
+ALGORITHM = "phases-4"
 PHASE_TABLES = ("phases", "events")
 _EVENTS = ("collapse", "stabilisation", "shift", "grok")
 """Kinds of events that are written here."""

@@ -3,10 +3,9 @@
 The series is r_k = sigma_k / sigma_{k+1} of consecutive windows at one k for the whole run (its modal signal rank, or
 one that is chosen): at a k that moves with the window, steps of the series would be changes of k. Three methods, as in
 the authors' scripts of "Spectral Edge Dynamics" (arXiv 2603.15678). Each finds something in any series, so that a
-pattern is worth what it is rarer in noise: see :func:`pattern_share`.
+pattern is worth what it is rarer in noise: see :func:`has_pattern`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,13 +108,12 @@ def find_phases(ratio: Floats, method: str = "peak", options: PhaseOptions = _DE
     return Phases(method, status, rise if has_rise else None, (first, last), collapse if has_collapse else None)
 
 
-def pattern_share(series: Iterable[Floats], method: str = "peak", options: PhaseOptions = _DEFAULTS) -> float:
-    """Return the share of series (n,) in which a method finds all three phases; NaN if there are none.
+def has_pattern(ratio: Floats, method: str = "peak", options: PhaseOptions = _DEFAULTS) -> bool:
+    """Return whether a method finds all three phases in a series (n,).
 
-    On series of noise windows (:func:`sedarchive.inference.walks.walk_sigmas`) it is the method's false-positive rate.
+    How often it does in noise windows (:func:`sedarchive.inference.walks.walk_sigmas`) is its false-positive rate.
     """
-    found = [find_phases(ratio, method, options).status == "ok" for ratio in series]
-    return sum(found) / len(found) if found else float("nan")
+    return find_phases(ratio, method, options).status == "ok"
 
 
 def running_mean(values: Floats, size: int) -> Floats:
