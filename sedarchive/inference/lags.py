@@ -177,13 +177,14 @@ class _Versions:
     values: NDArray[np.floating[Any]]
     squares: NDArray[np.floating[Any]]
     running: Floats
-    """Running sums of both (2, v, all places + 1)."""
+    """Running sums of both (2, all places + 1, v): those of one place lie together."""
     start: int = 0
 
     @classmethod
     def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
         both = np.stack([values, values**2])
-        running = np.concatenate([np.zeros((2, len(values), 1)), np.cumsum(both, axis=2)], axis=2)
+        running = np.zeros((2, values.shape[1] + 1, len(values)))
+        np.cumsum(np.swapaxes(both, 1, 2), axis=1, out=running[:, 1:])
         return cls(both[0].astype(dtype), both[1].astype(dtype), running)
 
     def part(self, places: slice) -> "_Versions":
@@ -191,12 +192,13 @@ class _Versions:
 
     def scales(self, masks: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
         """1 / sqrt(sum of squares about the mean) over the places of each mask (n_masks, v); NaN if constant."""
-        total = self.running[:, :, self.start + masks.shape[1]] - self.running[:, :, self.start]
-        sums, squares = np.repeat(total[:, None], len(masks), axis=1)
-        gaps = ~masks.all(axis=1)
-        chosen = masks[gaps].astype(self.values.dtype)
-        sums[gaps], squares[gaps] = chosen @ self.values.T, chosen @ self.squares.T
         n = masks.sum(axis=1, keepdims=True)
+        first, last = np.argmax(masks, axis=1), masks.shape[1] - np.argmax(masks[:, ::-1], axis=1)
+        sums, squares = self.running[:, self.start + last] - self.running[:, self.start + first]
+        gaps = n[:, 0] < last - first  # of all others the values lie side by side
+        if gaps.any():
+            chosen = masks[gaps].astype(self.values.dtype)
+            sums[gaps], squares[gaps] = chosen @ self.values.T, chosen @ self.squares.T
         with np.errstate(invalid="ignore", divide="ignore"):
             energy = squares - sums**2 / n
             usable = (n >= MIN_PAIRS) & (energy > _FLAT * n.max(initial=1))

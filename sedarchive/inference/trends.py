@@ -55,6 +55,8 @@ def without_trend(values: Floats, steps: Floats, degree: int, covariates: Sequen
     steps, degree, covariates
         As for :func:`trend_basis`.
     """
+    if np.isfinite(values).all():  # the usual case, without copies of what may be a thousand surrogates
+        return residuals(values, trend_basis(steps, degree, covariates))
     left = np.full(values.shape, np.nan)
     for rows, points in rows_by_gaps(values):
         basis = trend_basis(steps[points], degree, [covariate[points] for covariate in covariates])
