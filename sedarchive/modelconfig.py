@@ -13,18 +13,18 @@ from sedarchive.parts import Heads
 
 _GIVEN, _HELD = "given", "in_checkpoint"
 """Sections for what the user gives to ``ingest``, and for what stands in a checkpoint itself."""
-_SECTIONS = (
+CONFIG_SECTIONS = (
     *("text_config", "model_args", "model_config", "model", "hyper_parameters", "hparams", "args", "config", "cfg"),
     *("attn_config", _HELD),
 )
 _IN_CHECKPOINTS = ("model_args", "model_config", "hyper_parameters", "hparams", "args", "config", "cfg")
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-_KV_HEADS = (
+HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KV_HEAD_KEYS = (
     *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "n_kv_head", "kv_n_heads"),
     *("multi_query_group_num", "n_query_groups", "num_query_groups"),
 )
 _WIDTH = ("hidden_size", "n_embd", "d_model")
-_COUNTS = (*_HEADS, *_KV_HEADS, *_WIDTH, "head_dim", *LENGTHS)
+_COUNTS = (*HEAD_KEYS, *KV_HEAD_KEYS, *_WIDTH, "head_dim", *LENGTHS)
 _FLAGS = ("multi_query", "new_decoder_architecture", "tie_word_embeddings")
 _DEEPEST = 4
 """Sections inside each other that are looked at; a config is a file that nobody vouches for."""
@@ -50,9 +50,9 @@ def read_heads(config: Mapping[str, Any], heads: int | None, kv_heads: int | Non
         if value is not None and value < 1:
             raise HistoryError(f"{option} is {value}; a model has at least one head, pass a positive number")
     given = heads_given(config)
-    h = heads or given[0] or first_count(config, _HEADS)
+    h = heads or given[0] or first_count(config, HEAD_KEYS)
     # A config that counts heads and no key-value heads means equally many; a bare --heads does not say that.
-    k = kv_heads or given[1] or _read_kv_heads(config) or first_count(config, _HEADS)
+    k = kv_heads or given[1] or _read_kv_heads(config) or first_count(config, HEAD_KEYS)
     width = first_count(config, _WIDTH)
     d_head = first_count(config, ("head_dim",)) or (width // h if width and h and width % h == 0 else None)
     lengths = {name: length for name in LENGTHS if (length := first_count(config, (name,))) is not None}
@@ -98,7 +98,7 @@ def _read_kv_heads(config: Mapping[str, Any]) -> int | None:
     """Count the key-value heads; Falcon's ``multi_query`` means one, unless its new decoder gives a number."""
     if first_value(config, "multi_query", bool) and not first_value(config, "new_decoder_architecture", bool):
         return 1
-    return first_count(config, _KV_HEADS)
+    return first_count(config, KV_HEAD_KEYS)
 
 
 def model_type(config: Mapping[str, Any]) -> str | None:
@@ -126,7 +126,7 @@ def _count(section: Mapping[str, Any], key: str) -> int | None:
 
 def _sections(config: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
     yield config
-    for name in _SECTIONS if depth < _DEEPEST else ():
+    for name in CONFIG_SECTIONS if depth < _DEEPEST else ():
         section = config.get(name)
         if isinstance(section, Mapping):
             yield from _sections(section, depth + 1)

@@ -1,7 +1,9 @@
 """Commands that make checkpoints from archived ones: prune, warmup."""
 
+import re
 import sys
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +85,23 @@ def _known_scale(name: str) -> str:
     return name
 
 
+_FACTOR = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}|/[1-9][0-9]{0,5})?")
+_LARGEST_FACTOR = 64
+"""Wider models are taken for a slip of the hand: their matrices are made in memory."""
+
+
+def _factor(text: str | None) -> Fraction | None:
+    """Number as it is written, without rounding: 2, 1.5 or 3/2."""
+    if text is None:
+        return None
+    if not _FACTOR.fullmatch(text):
+        raise typer.BadParameter(f"{text!r} is no number above 0; write 2, 1.5 or 3/2", param_hint="--width")
+    factor = Fraction(text)
+    if not 0 < factor <= _LARGEST_FACTOR:
+        raise typer.BadParameter(f"{text} is not above 0 and at most {_LARGEST_FACTOR}", param_hint="--width")
+    return factor
+
+
 def warmup(
     run: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
@@ -97,6 +116,10 @@ def warmup(
         Path | None,
         typer.Option("--like", help="Checkpoint, perhaps of another width, that gives shapes, vectors and norms."),
     ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option("--width", metavar="FACTOR", help="Times as wide: 2, 1.5 or 3/2; heads keep their length."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random singular vectors.")] = 0,
     force: ForceOption = False,
     archive: ArchiveOption = DEFAULT_ARCHIVE,
@@ -109,8 +132,11 @@ def warmup(
     """
     from sedarchive.derived.warmup import WarmupOptions, warm_up
 
+    if like and width:
+        raise typer.BadParameter("--like gives a width already; leave --width out", param_hint="--width")
+    options = WarmupOptions(scale, like, seed, _factor(width))
     with handled():
-        warmed = warm_up(archive, database, run, step, WarmupOptions(scale, like, seed), output, force)
+        warmed = warm_up(archive, database, run, step, options, output, force)
     if json_output:
         write_json({**asdict(warmed), "written": [str(path) for path in warmed.written]})
     say(printable(warmed.describe()))

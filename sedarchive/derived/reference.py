@@ -1,9 +1,9 @@
-"""What a warm-up is shaped like: the archived checkpoint itself, or another one on disk."""
+"""What a warm-up is shaped like: the archived checkpoint itself, also at another width, or another one on disk."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.derived.model import Stored
+from sedarchive.derived.width import resized
 from sedarchive.errors import HistoryError
-from sedarchive.families.match import bare_name
 from sedarchive.floats import decode
-from sedarchive.gram import select_part
 from sedarchive.history import TensorSpec
 from sedarchive.modelconfig import with_checkpoint
-from sedarchive.parts import Part
 from sedarchive.readers.contents import CheckpointReader
 from sedarchive.readers.discover import find_runs
 from sedarchive.readers.opening import open_checkpoint
@@ -55,16 +53,25 @@ class Shape:
 
 
 @contextmanager
-def shape_of(stored: Stored, like: Path | None) -> Iterator[Shape]:
+def shape_of(stored: Stored, like: Path | None, width: Fraction | None) -> Iterator[Shape]:
     """Open what a warm-up is shaped like.
+
+    Parameters
+    ----------
+    stored
+        The archived checkpoint.
+    like
+        Another checkpoint; None: the archived one.
+    width
+        What the widths of the archived one are multiplied by; None where they stay, or ``like`` is given.
 
     Raises
     ------
     HistoryError
-        If ``like`` cannot be read, or holds more than one run.
+        If ``like`` cannot be read, or holds more than one run; if the model has no such width.
     """
     if like is None:
-        yield Shape(stored.specs, stored.architecture.roles, stored.run.config, stored, None)
+        yield _own_shape(stored) if width is None else _shape_at(stored, width)
         return
     runs = find_runs(like)
     if len(runs) != 1:
@@ -75,41 +82,13 @@ def shape_of(stored: Stored, like: Path | None) -> Iterator[Shape]:
         yield Shape(reader.specs, roles, config, stored, reader)
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """One logical matrix in a tensor."""
-
-    name: str
-    """``tensor`` or ``tensor:part``, with the bare name of the tensor."""
-    shape: tuple[int, int]
-    part: Part | None
-    blocks: int
-
-    def indices(self, spec: TensorSpec) -> NDArray[np.int64] | None:
-        """Where its elements stand in the flat tensor (m n,), row by row; None if they are all, in order."""
-        if self.part is None and self.blocks == 1:
-            return None
-        elements = np.arange(spec.n_elements).reshape(1, spec.rows, spec.columns)
-        chosen = np.asarray(select_part(elements, 0, self.part))
-        m, n = self.shape
-        return chosen.reshape(self.blocks, m, n // self.blocks).swapaxes(0, 1).reshape(-1)
+def _own_shape(stored: Stored) -> Shape:
+    return Shape(stored.specs, stored.architecture.roles, stored.run.config, stored, None)
 
 
-def matrices_of(spec: TensorSpec, role: TensorRole) -> list[Matrix]:
-    """Logical matrices of a tensor that have elements; [] of a vector."""
-    bare = bare_name(spec.name)
-    if not role.parts:
-        whole = role.matrix
-        found = [Matrix(bare, whole.shape, None, whole.blocks)] if whole else []
-    elif role.matrix is None and not role.parts[0].shape:
-        found = []  # a fused bias
-    else:
-        found = [Matrix(f"{bare}:{part.name}", _part_shape(part, spec.shape), part, 1) for part in role.parts]
-    return [one for one in found if prod(one.shape)]
-
-
-def _part_shape(part: Part, shape: tuple[int, ...]) -> tuple[int, int]:
-    if part.shape:
-        return part.shape
-    rows, columns = shape
-    return (part.length(rows), columns) if part.axis == 0 else (rows, part.length(columns))
+def _shape_at(stored: Stored, width: Fraction) -> Shape:
+    """The archived model with other widths; fused tensors are cut by the new numbers of heads."""
+    found = resized(stored.specs, stored.run.config, stored.architecture, width)
+    heads = found.heads
+    roles = assign_roles(found.specs, found.config, heads.query, heads.key_value, stored.layout.families).roles
+    return Shape(found.specs, roles, found.config, stored, None)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from sedarchive.archive import Archive
 from sedarchive.derived.files import CONFIG, WEIGHTS, Output, check_free, write_config, write_weights
+from sedarchive.derived.matrices import Matrix, matrices_of
 from sedarchive.derived.model import Stored, model_config, stored_checkpoint
-from sedarchive.derived.reference import Matrix, Shape, matrices_of, shape_of
+from sedarchive.derived.reference import Shape, shape_of
 from sedarchive.errors import NothingMatchedError
 from sedarchive.families.match import bare_name
 from sedarchive.history import TensorSpec
@@ -36,6 +38,8 @@ class WarmupOptions:
     like: Path | None = None
     """Checkpoint that gives shapes, names, vectors and norms; None: the archived one, with 0.02 normal entries."""
     seed: int = 0
+    width: Fraction | None = None
+    """What the widths of the archived model are multiplied by, where ``like`` gives none; None: as they are."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def warm_up(
     with Database.read(database, Archive(archive).archive_id) as tables:
         stored = stored_checkpoint(archive, run, step, tables)
         sigmas = _known_sigmas(tables, stored)
-        with shape_of(stored, options.like) as shape:
+        with shape_of(stored, options.like, options.width) as shape:
             return _written(_Work(shape, options, sigmas, _ties(shape)), folder, force)
 
 
@@ -146,7 +150,7 @@ def _written(work: _Work, folder: Path, force: bool) -> Warmed:
     config = model_config(shape.config)
     written = (weights, settings) if config else (weights,)
     check_free(written, force)
-    asked = {"scale": work.options.scale, "seed": work.options.seed}
+    asked = {"scale": work.options.scale, "seed": work.options.seed, "width": str(work.options.width or 1)}
     write_weights(
         weights, [_output(work, name) for name in shape.specs], {"run": sigmas.run, "step": sigmas.step, **asked}
     )
