@@ -2,8 +2,10 @@
 
 import numpy as np
 from calibration import HELD, averaged, case, joined, windows_of_noise
-from series import filtered
+from series import autoregressive, filtered
 
+from sedarchive.compute.lifecycle_rows import LayerMetrics
+from sedarchive.compute.timescale_rows import timescale_rows
 from sedarchive.inference.changes import find_shift, window_noise
 from sedarchive.inference.correlation import (
     FEWEST_EFFECTIVE,
@@ -119,6 +121,40 @@ def best_lag(rng, trials, n, rho_x, rho_y, share, lead=3, reach=10):
     return {"r of the peak": np.where(size < FEWEST_EFFECTIVE, np.nan, (low <= truth) & (truth <= high))}
 
 
+LAYERS, SLOWER, UNLIKE = 8, 2.0, 0.2
+"""Of a run with two timescales: layers, tau of alpha in that of the stable rank, deviation of ln tau over layers."""
+
+
+def relaxing(rng, trials, n, tau, rho):
+    """Layers that come to rest: each one's time constants and rests, and the typical ones over the run's layers."""
+    return joined([_relaxing_run(rng, n, tau, rho) for _ in range(trials)])
+
+
+def _relaxing_run(rng, n, tau, rho):
+    taus = 25 * tau * np.array([[1.0], [SLOWER]]) * np.exp(UNLIKE * rng.standard_normal((2, LAYERS)))
+    steps = 25 * np.arange(n)
+    noise = 0.1 * np.stack([autoregressive(rng, n, rho, LAYERS) for _ in range(2)])
+    ranks, alphas = 3 + 2 * np.exp(-steps / taus[:, :, None]) + noise
+    values = {"stable_rank": ranks, "alpha": alphas, "entropy": alphas}
+    metrics = LayerMetrics("trunk", steps, np.arange(LAYERS), values, np.zeros(LAYERS))
+    rows = timescale_rows(metrics, [{"arrival_step": 0.0, "status": "ok"}] * LAYERS)
+    truths = {"tau_stable_rank": taus[0], "tau_alpha": taus[1], "tau_ratio": taus[0] / taus[1]}
+    typical = {"tau_stable_rank": 25 * tau, "tau_alpha": 25 * tau * SLOWER, "tau_ratio": 1 / SLOWER}
+    rests = {"equilibrium_stable_rank": np.full(LAYERS, 3.0), "equilibrium_alpha": np.full(LAYERS, 3.0)}
+    found = {(row["scope"], row["parameter"]): _holds(row) for row in rows}
+    each = {
+        name: np.array([found[f"layer:{at}", name](truth) for at, truth in enumerate(of_layers)])
+        for name, of_layers in (truths | rests).items()
+    }
+    return each | {f"{name}, all layers": found["trunk", name](truth) for name, truth in typical.items()}
+
+
+def _holds(row):
+    """Whether the interval of a row holds a truth; NaN if it lacks an end."""
+    low, high = row.get("low", np.nan), row.get("high", np.nan)
+    return lambda truth: float(low <= truth <= high) if np.isfinite(low + high) else np.nan
+
+
 LENGTHS = (60, 120, 400)
 SMOOTHNESS = ((0.0, 0.0), (0.5, 0.5), (0.9, 0.9), (0.9, 0.3))
 
@@ -146,6 +182,10 @@ INTERVALS = [
         for n, rate, start in ((40, 0.7, None), (60, 0.18, 20.0), (60, 0.1, None), (118, 0.1, 20.0), (118, 0.02, None))
     ),
     *(case("law over runs", lines, HELD, n=n) for n in (3, 5, 15)),
+    *(
+        case("two timescales", relaxing, HELD, trials=240, quick=3, n=n, tau=tau, rho=rho)
+        for n, tau, rho in ((24, 4.0, 0.0), (40, 7.0, 0.5), (40, 9.0, 0.5), (60, 10.0, 0.8))
+    ),
     case("projections", projected, HELD, trials=1000, quick=50, dimension=50),
     *(case("random windows", ratios_of_noise, HELD, size=10, dimension=d) for d in (64, 1000)),
 ]

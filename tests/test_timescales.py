@@ -7,11 +7,13 @@ import numpy as np
 import planted
 import pytest
 from scipy.optimize import curve_fit
+from scipy.stats import CensoredData, norm
 from series import autoregressive
 
 from sedarchive.compute.lifecycle_rows import LayerMetrics
 from sedarchive.compute.timescale_rows import timescale_rows
-from sedarchive.lifecycle.timescales import fit_decay, ratio_of, shape_over_depth, shared_rest, typical
+from sedarchive.lifecycle.timescales import Decay, fit_decay, ratio_of, shape_over_depth, shared_rest, tau_ranges
+from sedarchive.lifecycle.typical import Sample, typical
 from sedarchive.recipes import find_recipes, run_recipe
 from sedarchive.tables import Database
 
@@ -137,11 +139,79 @@ def test_one_rest_is_told_from_several():
     assert all(one.aicc_gain < -2 for one in free)
 
 
+NONE = np.empty(0)
+
+
 def test_the_typical_tau_is_a_geometric_mean():
-    found = typical(np.array([100.0, 200.0, 400.0]))
+    found = typical(Sample(np.array([100.0, 200.0, 400.0]), NONE, NONE))
     assert found.best == pytest.approx(200)
     assert found.low * found.high == pytest.approx(200**2)
-    assert np.isnan(typical(np.array([100.0, 200.0])).best)
+    assert np.isnan(typical(Sample(np.array([100.0, 200.0]), np.full(9, 400.0), NONE)).best)
+
+
+def test_a_bound_far_from_the_values_says_nothing_but_that_there_is_one_more():
+    known = np.exp(np.random.default_rng(1).standard_normal(12))
+    plain = typical(Sample(known, NONE, NONE))
+    found = typical(Sample(known, np.array([1e-9]), np.array([1e9])))
+    assert found.best == pytest.approx(plain.best, rel=0.02)
+    assert found.high / found.low == pytest.approx(plain.high / plain.low, rel=0.1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_most_likely_mean_of_values_and_bounds_is_that_of_scipy(sign):
+    x = sign * np.random.default_rng(2).standard_normal(20)
+    known, beyond = x[sign * x < 0.5], np.full(np.sum(sign * x >= 0.5), sign * 0.5)
+    empty = NONE if sign > 0 else np.exp(beyond)
+    found = typical(Sample(np.exp(known), np.exp(beyond) if sign > 0 else NONE, empty))
+    data = CensoredData(uncensored=known, **{"right" if sign > 0 else "left": beyond})
+    assert np.log(found.best) == pytest.approx(norm.fit(data)[0], abs=0.01)
+    assert len(beyond) > 3
+
+
+def test_means_over_layers_hold_the_truth_where_the_larger_half_is_only_bounded():
+    rng = np.random.default_rng(3)
+    held, dropped = [], []
+    for _ in range(150):
+        x = rng.standard_normal(12)
+        known, beyond = np.exp(x[x < 0.5]), np.ones(np.sum(x >= 0.5)) * np.exp(0.5)
+        found = typical(Sample(known, beyond, NONE))
+        naive = typical(Sample(known, NONE, NONE))
+        held.append(found.low <= 1 <= found.high)
+        dropped.append(naive.low <= 1 <= naive.high)
+    assert 0.90 <= np.mean(held) <= 0.99
+    assert np.mean(dropped) < 0.8
+
+
+def test_what_is_known_of_a_ratio_follows_from_what_is_known_of_both():
+    ok, long, fast = Decay(9, "ok", 60.0), Decay(9, "too_short", bound=100.0), Decay(9, "too_fast", bound=10.0)
+    ranges = tau_ranges([ok, long, fast, Decay(9, "no_decay")])
+    assert ranges[:3].tolist() == [[60, 60], [100, np.inf], [0, 10]]
+    assert np.isnan(ranges[3]).all()
+    sample = Sample.of(ranges)
+    assert (sample.known.tolist(), sample.above.tolist(), sample.below.tolist()) == ([60], [100], [10])
+
+
+def planted_run(taus):
+    """A run of layers whose alpha rests after ``taus`` points (L,) and whose stable rank after 4."""
+    n, rng = 40, np.random.default_rng(4)
+    alphas, ranks = (
+        np.stack([curve(n, tau)[1] for tau in each]) + 0.02 * autoregressive(rng, n, 0.3, len(taus))
+        for each in (taus, np.full(len(taus), 4.0))
+    )
+    values = {"stable_rank": ranks, "alpha": alphas, "entropy": alphas}
+    metrics = LayerMetrics("trunk", curve(n, 1)[0].astype(np.int64), np.arange(len(taus)), values, np.zeros(len(taus)))
+    rows = timescale_rows(metrics, [{"arrival_step": 0.0, "status": "ok"}] * len(taus))
+    return {row["parameter"]: row for row in rows if row["scope"] == "trunk"}, rows
+
+
+def test_layers_that_are_too_slow_for_the_run_raise_the_mean_of_all():
+    found, rows = planted_run(np.array([12.0, 13.0, 14.0, 15.0, 40.0, 45.0]))
+    slow = [row for row in rows if row["parameter"] == "tau_alpha" and row["status"] == "too_short"]
+    assert len(slow) == 2
+    assert found["tau_alpha"]["n"] == found["tau_ratio"]["n"] == 4
+    assert found["tau_alpha"]["estimate"] > SPACING * 15
+    assert found["tau_ratio"]["estimate"] < 4 / 14
+    assert found["tau_stable_rank"]["estimate"] == pytest.approx(SPACING * 4, rel=0.1)
 
 
 def test_the_shape_is_the_deviation_over_the_range():

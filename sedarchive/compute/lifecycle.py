@@ -21,7 +21,7 @@ from sedarchive.compute.timescale_rows import FIT as TIMESCALES
 from sedarchive.compute.timescale_rows import timescale_rows
 from sedarchive.tables import Database
 
-ALGORITHM = "lifecycle-2"
+ALGORITHM = "lifecycle-3"
 _MADE_FROM = """
     SELECT count(*), bit_xor(hash(s.matrix, s.step, s.digest, t.layer, t.role))
     FROM matrix_spectra AS s JOIN matrix_stats AS t USING (run, matrix, step)

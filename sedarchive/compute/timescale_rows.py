@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sedarchive.compute.lifecycle_rows import ALL_ROLES, LayerMetrics
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.correlated import Interval
-from sedarchive.lifecycle.timescales import Decay, fit_decay, ratio_of, shape_over_depth, shared_rest, typical
+from sedarchive.lifecycle.timescales import Decay, fit_decay, ratio_of, shape_over_depth, shared_rest, tau_ranges
+from sedarchive.lifecycle.typical import Sample, typical
 
 FIT = "two_timescales"
 Floats = NDArray[np.float64]
@@ -91,14 +92,17 @@ def _shape_rows(layers: Sequence[_Layer]) -> list[Row]:
 
 
 def _typical_rows(layers: Sequence[_Layer]) -> list[Row]:
-    """Means over the layers that have a tau, in logarithms."""
-    ranks = np.array([layer.rank.tau for layer in layers])
-    alphas = np.array([layer.alpha.tau for layer in layers])
+    """Means in logarithms, over the layers of whose tau something is known."""
+    ranks, alphas = tau_ranges([layer.rank for layer in layers]), tau_ranges([layer.alpha for layer in layers])
+    # the least ratio is that to the largest alpha; without an end where either of them has none
+    with np.errstate(divide="ignore"):
+        ratios = ranks / alphas[:, ::-1]
     rows = []
-    for name, values in (("tau_stable_rank", ranks), ("tau_alpha", alphas), ("tau_ratio", ranks / alphas)):
-        known = values[np.isfinite(values)]
-        shared = {"fit": FIT, "scope": ALL_ROLES, "parameter": name, "n": len(known), "status": _size(len(known))}
-        rows.append(shared | _columns(typical(known)))
+    for name, ranges in (("tau_stable_rank", ranks), ("tau_alpha", alphas), ("tau_ratio", ratios)):
+        sample = Sample.of(ranges)
+        n = len(sample.known)
+        rows.append({"fit": FIT, "scope": ALL_ROLES, "parameter": name, "n": n, "status": _size(n)})
+        rows[-1] |= _columns(typical(sample))
     return rows
 
 

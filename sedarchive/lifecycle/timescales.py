@@ -7,11 +7,11 @@ grid, so that no start value is needed. The errors of neighbouring checkpoints a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from sedarchive.lifecycle.correlated import CORRELATIONS, CorrelatedErrors, Interval, aicc, likely, with_penalty
 
@@ -54,6 +54,8 @@ class Decay:
     rest_high: float = _NAN
     correlation: float = _NAN
     """Of the errors of neighbouring checkpoints."""
+    bound: float = _NAN
+    """What tau is above (too_short) or below (too_fast)."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,11 @@ def fit_decay(times: Floats, values: Floats) -> Decay:
         return Decay(n, "no_decay")
     if bent - other > _SYSTEMATIC:
         return Decay(n, "not_exponential")
-    if tau.best < np.median(np.diff(clock)):
-        return Decay(n, "too_fast", tau_high=tau.high)
-    if tau.best > clock[-1] / 2:
-        return Decay(n, "too_short", tau_low=tau.low)
+    shortest, longest = float(np.median(np.diff(clock))), float(clock[-1]) / 2
+    if tau.best < shortest:
+        return Decay(n, "too_fast", tau_high=tau.high, bound=shortest)
+    if tau.best > longest:
+        return Decay(n, "too_short", tau_low=tau.low, bound=longest)
     rest = _rest_interval(_Rests.of(times, values, tau.best), _place(correlation))
     return Decay(n, "ok", tau.best, tau.low, tau.high, rest.best, rest.low, rest.high, correlation)
 
@@ -139,15 +142,18 @@ def ratio_of(first: Decay, second: Decay) -> Interval:
     return Interval(*(float(np.exp(end)) for end in (a - b, low, high)))
 
 
-def typical(values: Floats, level: float = 0.95) -> Interval:
-    """Geometric mean of positive values over layers (n,), with Student's t interval in logarithms; NaN for n < 3."""
-    n = len(values)
-    if n < 3:
-        return Interval(_NAN, _NAN, _NAN)
-    logs = np.log(values)
-    reach = float(stdtrit(n - 1, (1 + level) / 2) * logs.std(ddof=1) / math.sqrt(n))
-    mean = float(logs.mean())
-    return Interval(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach))
+def tau_ranges(decays: Sequence[Decay]) -> Floats:
+    """What is known of each tau (n, 2): at least, at most; equal where it has a value, NaN where nothing is known."""
+    return np.array([_tau_range(one) for one in decays]).reshape(-1, 2)
+
+
+def _tau_range(decay: Decay) -> tuple[float, float]:
+    match decay.status:
+        case "too_short":
+            return decay.bound, math.inf
+        case "too_fast":
+            return 0.0, decay.bound
+    return decay.tau, decay.tau
 
 
 def shape_over_depth(rests: Floats) -> Floats:

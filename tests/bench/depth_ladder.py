@@ -6,6 +6,7 @@ standard library's own sources, so that a claim that does not hold says where it
 stay in the folder for the next time.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.recipes import find_recipes, run_recipe
 from sedarchive.tables import Database
 
-DEPTHS = (2, 4, 6, 8)
-STEPS, QUICK_STEPS = 400, 50
+DEPTHS, QUICK_DEPTHS = (2, 4, 6, 8), (2, 4)
+SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
+STEPS, QUICK_STEPS = 800, 100
+LR, WARMUP = 3e-4, 100
+"""So slow that compression takes some 20 checkpoints; at 3e-3 after 20 steps it is over before the second."""
 EVERY = SmallGPT.checkpoint_every
 _LOSSES = """
     SELECT run, min_by(value, step), max_by(value, step) FROM metrics WHERE name = 'val_loss' GROUP BY run ORDER BY run
@@ -44,17 +48,29 @@ Row = dict[str, Any]
 Ask = Callable[..., list[Row]]
 
 
+def runs_of(given: Settings) -> dict[str, SmallGPT]:
+    """What is trained, by the name of its run."""
+    depths, seeds = (QUICK_DEPTHS, QUICK_SEEDS) if given.quick else (DEPTHS, SEEDS)
+    steps = QUICK_STEPS if given.quick else STEPS
+    return {
+        f"d{depth}-s{seed}": SmallGPT(depth, steps, lr=LR, warmup=WARMUP, seed=seed)
+        for depth in depths
+        for seed in seeds
+    }
+
+
 def trained(given: Settings) -> Path:
     """Folder with the histories; those that are there already are not made again."""
-    root = given.folder / f"depth-ladder-{'quick' if given.quick else 'full'}"
+    root = given.folder / f"depth-ladder-{QUICK_STEPS if given.quick else STEPS}-steps-lr-{LR}"
     text = standard_library()
-    for depth in DEPTHS:
-        done = root / f"d{depth}.trained"
+    for name, model in runs_of(given).items():
+        done = root / f"{name}.trained"
         if done.exists():
             continue
+        shutil.rmtree(root / "runs" / name, ignore_errors=True)
         start = time.process_time()
-        train(root / "runs" / f"d{depth}", SmallGPT(depth, QUICK_STEPS if given.quick else STEPS), text)
-        print(f"depth {depth} trained in {time.process_time() - start:.0f} s of processor time", flush=True)
+        train(root / "runs" / name, model, text)
+        print(f"{name} trained in {time.process_time() - start:.0f} s of processor time", flush=True)
         done.touch()
     return root
 
