@@ -8,7 +8,8 @@
 --   arrival on, alpha from the first checkpoint; intervals allow for errors that are correlated between checkpoints.
 --   tau in steps; tau_ratio: of stable rank to alpha (the paper: far below 1). psi: rest of alpha less the mean over
 --   layers, over their range. Scope trunk: geometric means over the n layers that have a tau, with Student's t interval; a
---   layer that is too_short or too_fast counts as a tau above half its series, or below the distance of its checkpoints;
+--   layer that is too_short or too_fast counts as a tau above half its series, or below the distance of its checkpoints
+--   (fewer than 3 with a tau: no mean, but an end of the median by the sign test, if there are six such layers);
 --   the one stable rank that all come to rest at, and shared_equilibrium_aicc_gain, AICc of one each less that of one
 --   for all: above 2, one will do; below -2, it will not. status: no_decay (a constant does as well), too_short (tau
 --   above half of the series: only its lower end), too_fast (tau below the distance of checkpoints: only its upper end),

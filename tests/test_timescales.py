@@ -182,6 +182,18 @@ def test_means_over_layers_hold_the_truth_where_the_larger_half_is_only_bounded(
     assert np.mean(dropped) < 0.8
 
 
+def test_bounds_alone_give_an_end_by_the_sign_test():
+    below = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    found = typical(Sample(NONE, NONE, below))
+    assert np.isnan([found.best, found.low]).all()
+    assert found.high == 0.7  # of six, all: 1 in 64
+    assert typical(Sample(NONE, NONE, np.append(below, [0.8, 0.9, 1.0]))).high == 0.9  # of nine, eight: 1 in 51
+    assert typical(Sample(np.full(2, 0.1), np.full(1, 0.5), below)).high == 0.7
+    assert np.isnan(typical(Sample(NONE, NONE, below[1:])).high)
+    assert np.isnan([typical(Sample(NONE, below, NONE)).high, typical(Sample(NONE, NONE, NONE)).high]).all()
+    assert typical(Sample(NONE, below, NONE)).low == 0.2
+
+
 def test_what_is_known_of_a_ratio_follows_from_what_is_known_of_both():
     ok, long, fast = Decay(9, "ok", 60.0), Decay(9, "too_short", bound=100.0), Decay(9, "too_fast", bound=10.0)
     ranges = tau_ranges([ok, long, fast, Decay(9, "no_decay")])

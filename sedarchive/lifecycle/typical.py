@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, stdtrit
+from scipy.special import bdtr, log_ndtr, stdtrit
 
 from sedarchive.lifecycle.correlated import Interval, likely
 
 Floats = NDArray[np.float64]
 
 FEWEST = 3
-"""Known values below which nothing is said."""
+"""Known values below which there is no mean."""
 _NAN = math.nan
 _GRID = 161
 _ROUNDS = 3
@@ -44,17 +44,26 @@ class Sample:
 
 
 def typical(sample: Sample, level: float = 0.95) -> Interval:
-    """Geometric mean with its interval; NaN for fewer than 3 known values.
+    """Geometric mean with its interval.
 
     Without bounds: Student's t interval in logarithms. With bounds: the most likely mean and the profile of the
-    likelihood, measured so that it gives the same where there are none.
+    likelihood, measured so that it gives the same where there are none. Fewer than 3 known values: no mean, and only
+    the ends that the order of values and bounds gives, for six layers at least; NaN for all else.
     """
-    n = len(sample.known)
-    if n < FEWEST:
-        return Interval(_NAN, _NAN, _NAN)
+    if len(sample.known) < FEWEST:
+        return _by_order(sample, level)
     logs = np.log(sample.known)
     found = _censored(sample, logs) if len(sample.above) + len(sample.below) else _plain(logs, level)
     return Interval(*(math.exp(end) for end in (found.best, found.low, found.high)))
+
+
+def _by_order(sample: Sample, level: float) -> Interval:
+    """Interval of the median by the sign test: so many layers of all lie on one side of each end."""
+    least = np.sort(np.concatenate([sample.known, sample.above, np.zeros(len(sample.below))]))
+    most = np.sort(np.concatenate([sample.known, np.full(len(sample.above), np.inf), sample.below]))
+    outside = int((bdtr(np.arange(len(least)), len(least), 0.5) <= (1 - level) / 2).sum())
+    low, high = (float(least[outside - 1]), float(most[-outside])) if outside else (0.0, np.inf)
+    return Interval(_NAN, low if low > 0 else _NAN, high if math.isfinite(high) else _NAN)
 
 
 def _plain(logs: Floats, level: float) -> Interval:
