@@ -9,7 +9,7 @@ from scipy import stats
 from sedarchive.lifecycle.asymmetry import asymmetry
 from sedarchive.lifecycle.gradients import gradient_of, hump_of, relative_depth, reversal
 from sedarchive.lifecycle.ranks import mann_kendall, theil_sen
-from sedarchive.lifecycle.scaling import scaling_law
+from sedarchive.lifecycle.scaling import scaling_law, spread_null
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
 
 DRAWS = 600
@@ -232,6 +232,19 @@ def test_the_best_law_is_named():
     assert scaling_law(size, 1 + 2 * np.log(size) + wobble).best == "logarithm"
     assert scaling_law(size, 3 + wobble).best == "constant"
     assert scaling_law(size[:4], size[:4]).best == "none"
+
+
+@pytest.mark.parametrize("depths", [(8, 12, 16), (2, 2, 4, 4, 8, 8)])
+def test_the_spread_of_unrelated_layers_grows_with_depth_by_chance(depths):
+    rng, size = np.random.default_rng(3), np.array(depths, dtype=float)
+    spreads = np.array([np.ptp(rng.standard_normal((4000, depth)), axis=1) for depth in depths])
+    drawn = np.polyfit(np.log(size), np.log(spreads), 1)[0]
+    null = spread_null(size, size, float(np.median(drawn)))
+    assert [null.low, null.high] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.1)
+    assert null.p > 0.9
+    p = np.array([spread_null(size, size, exponent).p for exponent in drawn[:400]])
+    assert 0.02 <= np.mean(p <= 0.05) <= 0.09
+    assert max(spread_null(size, size, far).p for far in (-6.0, 6.0)) < 0.01
 
 
 def test_sizes_and_values_must_be_positive():

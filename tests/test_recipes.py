@@ -385,6 +385,8 @@ def test_a_planted_exponent_has_an_interval_and_rivals(planted_db, family, n, st
     assert (row["n"], row["status"]) == (n, status)
     assert (row["aicc_gain"] is None) == (n < 5)
     assert n < 5 or row["aicc_gain"] > 2
+    assert row["null_low"] < row["exponent"] < row["null_high"]
+    assert row["p"] > 0.05  # unrelated layers would do
 
 
 def test_the_exponent_against_parameters_is_half_where_they_grow_as_depth_squared(planted_db):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.row_columns import Row, columns_of
-from sedarchive.lifecycle.scaling import scaling_law
+from sedarchive.lifecycle.scaling import scaling_law, spread_null
 from sedarchive.tables import Database
 
-ALGORITHM = "scaling-1"
+ALGORITHM = "scaling-2"
 FIT = "scaling"
 _POINTS = """
     WITH last AS (
@@ -55,8 +55,9 @@ def store_scaling(database: Database) -> None:
     rows: list[Row] = []
     for (family, quantity), group in groupby(database.rows(_POINTS).rows, key=lambda row: row[:2]):
         layers, parameters, values = np.array([row[2:5] for row in group], dtype=np.float64).T
-        rows += law_rows(family, f"{quantity}_by_n_layers", layers, values)
-        rows += law_rows(family, f"{quantity}_by_n_parameters", parameters, values)
+        for name, size in (("n_layers", layers), ("n_parameters", parameters)):
+            law, gain = law_rows(family, f"{quantity}_by_{name}", size, values)
+            rows += [law | (_null_of_spread(layers, size, law) if quantity == "alpha_spread" else {}), gain]
     database.replace("fits", {"run": None, "fit": FIT}, columns_of(rows))
 
 
@@ -76,3 +77,11 @@ def law_rows(family: str, name: str, size: NDArray[np.float64], value: NDArray[n
     others = [law.aicc[other] for other in ("logarithm", "constant")]
     gain = min(others) - law.aicc["power"] if law.best != "none" else math.nan
     return [shared | exponent, shared | {"parameter": f"{name}_aicc_gain", "estimate": gain}]
+
+
+def _null_of_spread(layers: NDArray[np.float64], size: NDArray[np.float64], law: Row) -> Row:
+    """What unrelated layers would give in place of an exponent; nothing where there is none."""
+    if math.isnan(law["estimate"]):
+        return {}
+    null = spread_null(layers, size, law["estimate"])
+    return {"null_low": null.low, "null_high": null.high, "p": null.p}

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from sedarchive.inference.leads import Line, fit_line
 from sedarchive.lifecycle.correlated import with_penalty
 
 Floats = NDArray[np.float64]
+
+_DRAWS = 1999
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,41 @@ def scaling_law(size: Floats, value: Floats) -> ScalingLaw:
     }
     aicc = {name: _aicc(value - curve, n_coefficients) for name, (curve, n_coefficients) in fitted.items()}
     return ScalingLaw(line, aicc, min(aicc, key=lambda name: aicc[name]))
+
+
+@dataclass(frozen=True)
+class SpreadNull:
+    """Exponents of a spread over layers that have nothing to do with each other."""
+
+    low: float
+    """2.5 % quantile."""
+    high: float
+    """97.5 % quantile."""
+    p: float
+    """How rarely an exponent lies so far out, on either side."""
+
+
+def spread_null(n_layers: Floats, size: Floats, exponent: float, seed: int = 0) -> SpreadNull:
+    """Exponents that layers of independent normal numbers give: the more layers, the further apart their ends lie.
+
+    Parameters
+    ----------
+    n_layers
+        Of each model (n,), at least 2.
+    size
+        What the spread is fitted against (n,).
+    exponent
+        The one that was found.
+    """
+    rng = np.random.default_rng(seed)
+    # the largest of L uniform numbers, and the smallest of the L - 1 others, which lie below it
+    largest = rng.random((_DRAWS, len(n_layers))) ** (1 / n_layers)
+    smallest = largest * -np.expm1(np.log(rng.random(largest.shape)) / (n_layers - 1))
+    x = np.log(size) - np.log(size).mean()
+    found = np.log(ndtri(largest) - ndtri(smallest)) @ x / (x @ x)
+    low, high = np.quantile(found, (0.025, 0.975))
+    rarer = min(int((found <= exponent).sum()), int((found >= exponent).sum()))
+    return SpreadNull(float(low), float(high), min(2 * (1 + rarer) / (1 + _DRAWS), 1.0))
 
 
 def _aicc(residual: Floats, n_coefficients: int) -> float:

@@ -7,6 +7,7 @@ says where it ends, not that it is wrong. Each run is held against its own null,
 chance: a claim stands only where more runs do than that. Histories stay in the folder for the next time.
 """
 
+import math
 import shutil
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ import numpy as np
 from measure import Settings, settings
 from numpy.typing import NDArray
 from scipy.stats import binom
+from scipy.stats import t as student
 from small_gpt import SmallGPT, standard_library, train
 
 from sedarchive.compute.options import ComputeOptions
@@ -33,20 +35,22 @@ STEPS, QUICK_STEPS = 800, 100
 LR, WARMUP = 3e-4, 100
 """So slow that compression takes some 20 checkpoints; at 3e-3 after 20 steps it is over before the second."""
 EVERY = SmallGPT.checkpoint_every
-ORDERS = 1999
-"""Random orders of the layers, where there are more."""
+PEAK = 0.36
+"""Relative depth at which the paper's model of 12 layers has its largest alpha."""
+ORDERS = DRAWS = 1999
+"""Random orders of layers; random spreads."""
 _LOSSES = """
     SELECT run, min_by(value, step), max_by(value, step) FROM metrics WHERE name = 'val_loss' GROUP BY run ORDER BY run
 """
-_TURNS = """
+_TURNS = f"""
     SELECT
         run,
+        max(first_last) FILTER (WHERE step = {WARMUP}),
+        max(first_last),
         min(first_last),
         max_by(first_last, step),
         (SELECT max(compression_null) FROM layer_waves AS w WHERE w.run = g.run AND scope = 'trunk')
-            * (SELECT avg(stable_rank) FROM matrix_stats AS s WHERE s.run = g.run AND step = 0 AND layer IS NOT NULL),
-        (SELECT any_value(estimate) FROM fits AS f
-            WHERE f.run = g.run AND scope = 'trunk' AND parameter = 'reversal_stable_rank')
+            * (SELECT avg(stable_rank) FROM matrix_stats AS s WHERE s.run = g.run AND step = 0 AND layer IS NOT NULL)
     FROM depth_gradients AS g
     WHERE scope = 'trunk' AND metric = 'stable_rank'
     GROUP BY run
@@ -124,12 +128,14 @@ def _losses(tables: Database) -> Iterator[str]:
 def _turns(tables: Database) -> Iterator[str]:
     """Whether the first layer's stable rank was below the last's by more than noise, and above it in the end."""
     yield "claim: the gradient of the stable rank (first layer less last) turns from negative to positive"
-    judged = []
-    for run, lowest, last, noise, turned in tables.rows(_TURNS).rows:
-        ends = f"lowest {_number(lowest)}, last {_number(last)}, noise +-{_number(noise)}"
-        yield f"  {run}: {ends}, sign kept since step {_number(turned)}"
-        judged.append(lowest < -noise and last > noise)
+    rows = tables.rows(_TURNS).rows
+    for run, early, highest, lowest, last, noise in rows:
+        ends = f"highest {_number(highest)}, lowest {_number(lowest)}, last {_number(last)}, noise +-{_number(noise)}"
+        yield f"  {run}: step {WARMUP} {_number(early)}, {ends}"
+    judged = [lowest < -noise and last > noise for _, _, _, lowest, last, noise in rows]
     yield _verdict(judged, "below -noise first, above it at last; noise: 3 sd of the difference of two fresh layers")
+    yield _over_runs([row[1] for row in rows], f"gradient at step {WARMUP}")
+    yield _over_runs([row[4] for row in rows], "gradient at the end")
 
 
 def _waves(ask: Ask) -> Iterator[str]:
@@ -145,6 +151,8 @@ def _waves(ask: Ask) -> Iterator[str]:
         yield _verdict(
             judged, f"{words}: 0 outside the interval of the slowness, arrivals over more than {EVERY} steps"
         )
+    delays = [row["slowness"] * (row["n"] - 1) for row in told]
+    yield _over_runs(delays, "arrival of the last layer less that of the first, by the line [steps]")
 
 
 def _travels(wave: Row, sign: int) -> bool:
@@ -166,6 +174,15 @@ def _humps(tables: Database, ask: Ask) -> Iterator[str]:
         by_layer = " ".join(f"{one:.3f}" for one in profile)
         yield f"  {row['run']}: {row['shape']}, p {_number(p)}, peak {_interval(row, 'peak')}; by layer {by_layer}"
     yield _verdict(judged, "an inverted U, and in few other orders of the layers so clear a one; five layers at least")
+    told = [profile for profile in profiles.values() if len(profile) > 4]
+    for end, words in ((0, "first"), (-1, "last")):
+        rises = [_at(profile, PEAK) - profile[end] for profile in told]
+        yield _over_runs(rises, f"alpha at {PEAK} of the depth less that of the {words} layer")
+
+
+def _at(profile: Floats, depth: float) -> float:
+    """Value at a relative depth, between layers by a line."""
+    return float(np.interp(depth * (len(profile) - 1), np.arange(len(profile)), profile))
 
 
 def _p_of_order(profile: Floats) -> float:
@@ -189,6 +206,7 @@ def _asymmetries(ask: Ask) -> Iterator[str]:
         for row in told:
             yield f"  {row['run']}, {quantity}: {_interval(row, 'ratio', 'low', 'high')}, p {_number(row['p'])}"
         yield _verdict([row["p"] < _SIZE and row["ratio"] > 1 for row in told], f"{quantity}: above 1 with p < 0.05")
+        yield _over_runs([math.log(row["ratio"]) for row in told], f"logarithm of the ratio, {quantity}")
 
 
 def _timescales(ask: Ask) -> Iterator[str]:
@@ -217,12 +235,30 @@ def _laws(ask: Ask) -> Iterator[str]:
     yield "claim: the spread of alpha grows as depth^0.26, R2 0.99, over three depths"
     rows = [row for row in ask("scaling_fits") if row["law"].endswith("by_n_layers")]
     for row in rows:
-        exponent = _interval(row, "exponent", "low", "high")
+        found = _interval(row, "exponent", "low", "high")
         gain = f"AICc gain over constant and logarithm {_number(row['aicc_gain'])}"
-        yield f"  {row['law']}: exponent {exponent}, n {row['n']} runs, R2 {_number(row['r2'])}, {gain}"
+        yield f"  {row['law']}: exponent {found}, n {row['n']} runs, R2 {_number(row['r2'])}, {gain}"
     for spread in [row for row in _with(rows, "low") if row["law"] == "alpha_spread_by_n_layers"]:
         for exponent in (0.26, 0.0):
             yield f"  {exponent} is in its interval: {'yes' if spread['low'] <= exponent <= spread['high'] else 'no'}"
+        yield from _spread_by_chance(spread)
+
+
+def _spread_by_chance(law: Row) -> Iterator[str]:
+    """Exponents of the spread of layers that have nothing to do with each other: more of them lie further apart."""
+    here = _exponents(np.repeat(DEPTHS, len(SEEDS)))
+    low, middle, high = np.quantile(here, (0.025, 0.5, 0.975))
+    p = (1 + float((here >= law["exponent"]).sum())) / (1 + DRAWS)
+    yield f"  null, layers as independent normal numbers: {middle:.3g} [{low:.3g}, {high:.3g}], p {_number(p)}"
+    there = np.quantile(_exponents(np.array([8, 12, 16])), (0.025, 0.5, 0.975))
+    yield f"  the same for one run each of 8, 12 and 16 layers: {there[1]:.3g} [{there[0]:.3g}, {there[2]:.3g}]"
+
+
+def _exponents(depths: Floats) -> Floats:
+    """Slopes of the logarithm of the spread on that of the depth, for normal numbers (draws,)."""
+    rng = np.random.default_rng(0)
+    spreads = [np.ptp(rng.standard_normal((DRAWS, depth)), axis=1) for depth in depths]
+    return np.asarray(np.polyfit(np.log(depths), np.log(spreads), 1)[0])
 
 
 def _verdict(judged: Sequence[bool], what: str) -> str:
@@ -233,6 +269,16 @@ def _verdict(judged: Sequence[bool], what: str) -> str:
     p = float(binom.sf(held - 1, n, _SIZE))
     said = "no" if p > _SIZE else "yes" if 2 * held > n else "in some runs"
     return f"  holds ({what}): {held} of {n}, p {_number(p)}: {said}"
+
+
+def _over_runs(values: Sequence[float], what: str) -> str:
+    """Mean over runs with Student's t interval, runs of one seed counted as independent."""
+    found = np.array(values)
+    if len(found) < 3:
+        return f"  over runs, {what}: too few"
+    reach = float(student.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
+    mean = float(found.mean())
+    return f"  over {len(found)} runs, {what}: {_number(mean)} [{_number(mean - reach)}, {_number(mean + reach)}]"
 
 
 def _interval(row: Row, name: str, low: str | None = None, high: str | None = None) -> str:
