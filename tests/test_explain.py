@@ -112,7 +112,7 @@ SITES = {
     "windows.status": ("compute/window_rows.py:status", "rolling/windows.py:_window_status"),
     "window_sigmas.status": ("rolling/modes.py:modes_of",),
     "matrix_spectra.status": ("compute/spectra_rows.py:_spectrum_columns",),
-    "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_columns_of"),
+    "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_without_values"),
     "matrix_stats.alpha_mle_status": ("compute/matrix_rows.py:_density_columns",),
     "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
     "phases.status": ("inference/phases.py:find_phases",),

@@ -13,11 +13,12 @@ from sedarchive.matrix.slopes import FEWEST, Slopes, slopes_of
 from sedarchive.matrix.stack import SpectraStack
 
 Columns = dict[str, NDArray[np.generic]]
+Shape = tuple[int, int]
 
 ADVISED_TAIL = 50
 """Shorter tails give exponents that Clauset et al. advise not to trust."""
 MOST_DRAWS, FEWEST_DRAWS = 400, 100
-_DRAWN_NUMBERS = 15_000_000
+DRAWN_NUMBERS = 15_000_000
 """Draws x K² of a null: about half a second."""
 WITH_NULL = (
     *("stable_rank", "entropy", "effective_rank", "entropy_sigma", "effective_rank_sigma", "participation"),
@@ -41,7 +42,7 @@ def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int) -> Columns:
 
 def null_columns(n_rows: int, n_cols: int) -> Columns:
     """Mean and spread of each metric over Gaussian matrices of this shape."""
-    draws = int(np.clip(_DRAWN_NUMBERS // min(n_rows, n_cols) ** 2, FEWEST_DRAWS, MOST_DRAWS))
+    draws = int(np.clip(DRAWN_NUMBERS // min(n_rows, n_cols) ** 2, FEWEST_DRAWS, MOST_DRAWS))
     sigma = gaussian_sigmas(n_rows, n_cols, draws)
     found = stats_columns(SpectraStack(sigma, np.full(draws, sigma.shape[1])), n_rows, n_cols)
     values = np.stack([found[name].astype(np.float64) for name in WITH_NULL])

@@ -1,118 +1,124 @@
-"""Brings ``matrix_stats`` and ``matrix_nulls`` up to date, from the stored spectra alone: no weight is read."""
+"""Brings ``matrix_stats`` and ``matrix_nulls`` up to date, from the stored spectra alone: no weight is read.
+
+Spectra of one shape are summarised many at a time, whatever matrix and step they are of: every number is that of its
+own spectrum, to the last bit. What is held at a time does not grow with the run.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sedarchive import __version__
-from sedarchive.compute.matrix_rows import null_columns, stats_columns
+from sedarchive.compute.matrix_nulls import refresh_matrix_nulls
+from sedarchive.compute.matrix_rows import Columns, Shape, stats_columns
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.matrix.stack import SpectraStack
 from sedarchive.tables import Database
 
 ALGORITHM = "matrix-stats-1"
-Shape = tuple[int, int]
+TABLE = "matrix_stats"
+_BATCH_VALUES = 2**17
+"""Most singular values that one task summarises, a megabyte: what it makes of them takes some twenty times that."""
+_ROUND_BATCHES = 32
+"""Tasks whose spectra are held at a time."""
 _MISSING = """
-    SELECT s.matrix, s.step, s.sigma, s.n_resolved, s.status, m.layer, m.role, m.n_rows, m.n_cols
+    SELECT s.matrix, s.step, m.layer, m.role, m.n_rows, m.n_cols, s.n_resolved, s.status
     FROM matrix_spectra AS s
     JOIN matrices AS m ON s.run = m.run AND s.matrix = m.matrix
     ANTI JOIN matrix_stats AS t ON s.run = t.run AND s.matrix = t.matrix AND s.step = t.step
-    WHERE s.run = ? AND s.matrix = ?
-    ORDER BY s.step
+    WHERE s.run = ?
+    ORDER BY m.n_rows, m.n_cols, s.matrix, s.step
+"""
+_SIGMAS = """
+    SELECT s.sigma
+    FROM (SELECT unnest(?::VARCHAR[]) AS matrix, unnest(?::BIGINT[]) AS step) AS wanted
+    JOIN matrix_spectra AS s USING (matrix, step)
+    WHERE s.run = ?
+    ORDER BY s.matrix, s.step
 """
 _KEYS = ("matrix", "step", "layer", "role", "n_rows", "n_cols")
+Row = dict[str, Any]
 
 
 def refresh_matrix_stats(run: str, turns: Turns, executor: Executor) -> int:
     """Derive the metrics of all spectra of a run that have none, and the nulls of their shapes; return how many."""
-    database = turns.database
-    _forget_other_versions(database, run)
-    missing = [_missing_of(database, run, matrix) for matrix in _matrices(database, run)]
-    missing = [one for one in missing if one.rows]
-    if not missing:
-        return 0
-    shapes = sorted({one.shape for one in missing if one.shape} - _known_shapes(database))
-    turns.end()
-    stats = [part for parts in executor.map(_columns_of, missing) for part in parts]
-    nulls = list(executor.map(_null_of, shapes))
-    database = turns.database
-    with database.transaction():
-        for columns in stats:
-            database.insert("matrix_stats", {"run": run, **columns})
-        for (n_rows, n_cols), null in zip(shapes, nulls, strict=True):
-            database.replace("matrix_nulls", {"n_rows": n_rows, "n_cols": n_cols}, null)
-        _record(database, run)
-    return sum(len(one.rows) for one in missing)
+    _forget_other_versions(turns.database, run)
+    missing = turns.database.rows(_MISSING, [run]).dicts()
+    batches = list(_batches([row for row in missing if row["status"] == "ok"]))
+    for first in range(0, len(batches), _ROUND_BATCHES):
+        held = [_loaded(turns.database, run, batch) for batch in batches[first : first + _ROUND_BATCHES]]
+        turns.end()
+        _insert(turns, run, list(executor.map(_summarised, held)))
+    _insert(turns, run, _without_values([row for row in missing if row["status"] != "ok"]))
+    refresh_matrix_nulls(run, turns, executor)
+    return len(missing)
 
 
 @dataclass(frozen=True)
-class _Missing:
-    """Spectra of one matrix that have no metrics yet."""
+class _Batch:
+    """Some spectra of matrices of one shape."""
 
-    rows: list[dict[str, Any]]
+    rows: Sequence[Row]
+    sigma: Sequence[NDArray[np.float64]] = ()
+    """Singular values of each, once they are loaded."""
 
     @property
-    def shape(self) -> Shape | None:
-        """Shape of the matrix, if it has elements."""
-        n_rows, n_cols = (self.rows[0][name] for name in ("n_rows", "n_cols")) if self.rows else (None, None)
-        return (n_rows, n_cols) if n_rows and n_cols else None
+    def shape(self) -> Shape:
+        return self.rows[0]["n_rows"], self.rows[0]["n_cols"]
 
 
-def _matrices(database: Database, run: str) -> list[str]:
-    sql = "SELECT DISTINCT matrix FROM matrix_spectra WHERE run = ? ORDER BY matrix"
-    return [str(name) for name in database.rows(sql, [run]).column("matrix")]
+def _batches(rows: Sequence[Row]) -> Iterator[_Batch]:
+    """Cut spectra that are sorted by shape into batches."""
+    for shape, group in groupby(rows, key=lambda row: (row["n_rows"], row["n_cols"])):
+        alike, size = list(group), max(1, _BATCH_VALUES // min(shape))
+        yield from (_Batch(alike[first : first + size]) for first in range(0, len(alike), size))
 
 
-def _missing_of(database: Database, run: str, matrix: str) -> _Missing:
-    rows = database.rows(_MISSING, [run, matrix]).dicts()
-    for row in rows:  # a list of floats takes eight times the room
-        row["sigma"] = np.array(row["sigma"] or (), dtype=np.float64)
-    return _Missing(rows)
+def _loaded(database: Database, run: str, batch: _Batch) -> _Batch:
+    matrices, steps = ([row[name] for row in batch.rows] for name in ("matrix", "step"))
+    return _Batch(batch.rows, list(database.arrays(_SIGMAS, [matrices, steps, run])["sigma"]))
 
 
-def _columns_of(missing: _Missing) -> list[dict[str, Any]]:
-    """Columns of the spectra that have values, and of those that have none."""
-    known = [row for row in missing.rows if row["status"] == "ok"]
-    others = [row for row in missing.rows if row["status"] != "ok"]
-    found = []
-    if known and missing.shape:
-        sigma = np.stack([row["sigma"] for row in known])
-        stack = SpectraStack(sigma, np.array([row["n_resolved"] for row in known], dtype=np.int64))
-        found.append(_named(known) | stats_columns(stack, *missing.shape))
-    if others:
-        status = [row["status"] for row in others]
-        norm = [0.0 if one == "zero" else None for one in status]
-        found.append(_named(others) | {"status": status, "frobenius_norm": norm, "spectral_norm": norm})
-    return found
+def _summarised(batch: _Batch) -> dict[str, Any]:
+    n_resolved = np.array([row["n_resolved"] for row in batch.rows], dtype=np.int64)
+    columns: Columns = stats_columns(SpectraStack(np.stack(batch.sigma), n_resolved), *batch.shape)
+    return _named(batch.rows) | columns
 
 
-def _named(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _without_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Columns of spectra that have no values: the status says why."""
+    if not rows:
+        return []
+    status = [row["status"] for row in rows]
+    norm = [0.0 if one == "zero" else None for one in status]
+    return [_named(rows) | {"status": status, "frobenius_norm": norm, "spectral_norm": norm}]
+
+
+def _named(rows: Sequence[Row]) -> dict[str, Any]:
     return {name: [row[name] for row in rows] for name in _KEYS}
 
 
-def _null_of(shape: Shape) -> dict[str, Any]:
-    return dict(null_columns(*shape))
-
-
-def _known_shapes(database: Database) -> set[Shape]:
-    return {(rows, cols) for rows, cols in database.rows("SELECT DISTINCT n_rows, n_cols FROM matrix_nulls").rows}
+def _insert(turns: Turns, run: str, parts: Sequence[dict[str, Any]]) -> None:
+    if not parts:
+        return
+    with turns.database.transaction():
+        for columns in parts:
+            turns.database.insert(TABLE, {"run": run, **columns})
 
 
 def _forget_other_versions(database: Database, run: str) -> None:
-    """Remove the metrics that another version of the definitions made."""
-    made = {"run": run, "table_name": "matrix_stats"}
-    sql = "SELECT key FROM computations WHERE run = ? AND table_name = 'matrix_stats'"
-    if [key for (key,) in database.rows(sql, [run]).rows] != [ALGORITHM]:
-        database.replace("matrix_stats", {"run": run}, {})
-        database.replace("computations", made, {})
-
-
-def _record(database: Database, run: str) -> None:
+    """Remove the metrics that another version of the definitions made, and say which one makes those to come."""
+    made = {"run": run, "table_name": TABLE}
+    sql = "SELECT key FROM computations WHERE run = ? AND table_name = ?"
+    if [key for (key,) in database.rows(sql, [run, TABLE]).rows] == [ALGORITHM]:
+        return
     now = datetime.now(UTC)
     columns = {
         "key": [ALGORITHM],
@@ -121,4 +127,6 @@ def _record(database: Database, run: str) -> None:
         "started": now,
         "finished": now,
     }
-    database.replace("computations", {"run": run, "table_name": "matrix_stats"}, columns)
+    with database.transaction():
+        database.replace(TABLE, {"run": run}, {})
+        database.replace("computations", made, columns)

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from sedarchive.archive.plainchunks import ReusedMemory
 from sedarchive.errors import ArchiveError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.gram import select_part
@@ -108,7 +109,8 @@ def sweep_spectra(
 ) -> Iterator[list[SpectrumAt]]:
     """Spectra of some tensors at some checkpoints, in portions fit to be stored one by one."""
     plan = plan_spectra_sweep(anatomy, wanted, options.max_mem, executor.workers)
-    results = map_blocks(executor.at_most(plan.workers), anatomy, partial(_spectra_task, options.exact), plan.tasks)
+    function = partial(_spectra_task, options.exact, ReusedMemory())
+    results = map_blocks(executor.at_most(plan.workers), anatomy, function, plan.tasks)
     done = 0
     while portion := list(islice(results, _FLUSH_TASKS)):
         done += len(portion)
@@ -116,16 +118,17 @@ def sweep_spectra(
         progress(f"spectra {anatomy.run.name}", done, len(plan.tasks))
 
 
-def _spectra_task(exact: bool, anatomy: Anatomy, task: Sequence[StepBlock]) -> list[SpectrumAt]:
-    return [found for block in task for found in _spectra_block(anatomy, exact, block)]
+def _spectra_task(exact: bool, memory: ReusedMemory, anatomy: Anatomy, task: Sequence[StepBlock]) -> list[SpectrumAt]:
+    return [found for block in task for found in _spectra_block(anatomy, exact, block, memory)]
 
 
-def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[SpectrumAt]:
+def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock, memory: ReusedMemory) -> Iterator[SpectrumAt]:
     position_of = {commit.slot: position for position, commit in enumerate(anatomy.run.commits)}
     positions = sorted(position_of[slot] for slot in block.slots)
     product = anatomy.product(block.tensor)
     if product is None:
-        yield from _of_tensor(anatomy, exact, block.tensor, positions, _read(anatomy, block.tensor, positions))
+        theta = _read(anatomy, block.tensor, positions, memory)
+        yield from _of_tensor(anatomy, exact, block.tensor, positions, theta)
         return
     left, right = (_read(anatomy, factor, positions) for factor in product.factors)
     yield from _of_product(anatomy, product, positions, left, right)
@@ -133,10 +136,12 @@ def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock) -> Iterator[
         yield from _of_tensor(anatomy, exact, factor, positions, theta)
 
 
-def _read(anatomy: Anatomy, tensor: str, positions: Sequence[int]) -> NDArray[Any] | str:
+def _read(
+    anatomy: Anatomy, tensor: str, positions: Sequence[int], memory: ReusedMemory | None = None
+) -> NDArray[Any] | str:
     """Values of a whole tensor at some checkpoints, or why they cannot be read."""
     try:
-        return anatomy.run.read(tensor, (0, anatomy.tensors[tensor].spec.rows), positions)
+        return anatomy.run.read(tensor, (0, anatomy.tensors[tensor].spec.rows), positions, memory)
     except ArchiveError as error:
         return str(error)
 

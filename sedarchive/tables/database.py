@@ -264,6 +264,8 @@ class Database:
     def arrays(self, sql: str, parameters: Sequence[Any] | None = None) -> dict[str, NDArray[Any]]:
         """Columns (n,) of a query of numbers: whole ones as they are, the others float64, NULL as NaN.
 
+        A column of lists, none of them NULL, is an array of arrays.
+
         Raises
         ------
         DatabaseError

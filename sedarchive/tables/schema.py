@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised whenever a table or column changes; a database of another version is rebuilt, not migrated."""
 
 _THEMES = ("runs", "windows", "spectra", "lifecycle", "inference")

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from engine import open_anatomy, spectra_sweep
+from engine import spectra_sweep
 from measure import Claim, Settings, report, settings
 from spectra_of_gpt2_shapes import archive_of_minilm, weightwatcher_again, weightwatcher_or_none
 
@@ -58,10 +58,11 @@ def weightwatcher_claims(given: Settings) -> list[Claim]:
 
 def metrics_of_archive(archive: Path) -> None:
     """Singular values of the matrices of the last checkpoint, and every metric of them."""
-    for one in spectra_sweep(archive, 1, [-1 + len(open_anatomy(archive).run.commits)]):
-        if one.spectrum is not None and one.leaf.shape is not None:
-            stack = SpectraStack(one.spectrum.sigma[None], np.array([one.spectrum.n_resolved]))
-            stats_columns(stack, *one.leaf.shape)
+    found = spectra_sweep(archive, 1)  # of one checkpoint
+    for shape in {one.leaf.shape for one in found if one.leaf.shape is not None}:
+        alike = [one.spectrum for one in found if one.leaf.shape == shape and one.spectrum is not None]
+        resolved = np.array([spectrum.n_resolved for spectrum in alike])
+        stats_columns(SpectraStack(np.stack([spectrum.sigma for spectrum in alike]), resolved), *shape)
 
 
 def largest_difference(archive: Path, details: list[dict[str, Any]]) -> dict[str, float]:

@@ -164,7 +164,8 @@ CREATE TABLE matrix_nulls (
     sd DOUBLE,
     low DOUBLE,
     high DOUBLE,
-    draws BIGINT
+    draws BIGINT,
+    digest VARCHAR
 );
 COMMENT ON TABLE matrix_nulls IS 'What matrices of independent Gaussian entries of one shape show in each metric that does not depend on their scale';
 COMMENT ON COLUMN matrix_nulls.n_rows IS 'Rows [count]';
@@ -175,6 +176,7 @@ COMMENT ON COLUMN matrix_nulls.sd IS 'Standard deviation over the draws [unit of
 COMMENT ON COLUMN matrix_nulls.low IS '2.5 % quantile of the draws [unit of the metric]';
 COMMENT ON COLUMN matrix_nulls.high IS '97.5 % quantile of the draws [unit of the metric]';
 COMMENT ON COLUMN matrix_nulls.draws IS 'Random matrices drawn [count]';
+COMMENT ON COLUMN matrix_nulls.digest IS 'Hash of the definitions it was made by: equal means up to date [hex]';
 
 CREATE VIEW matrix_excess AS
 WITH measured AS (
