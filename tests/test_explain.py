@@ -114,6 +114,7 @@ SITES = {
     "matrix_spectra.status": ("compute/spectra_rows.py:_spectrum_columns",),
     "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_without_values"),
     "matrix_stats.alpha_mle_status": ("compute/matrix_rows.py:_density_columns",),
+    "matrix_stats.alpha_truncated_status": ("matrix/truncated.py:fit_truncated",),
     "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
     "phases.status": ("inference/phases.py:find_phases",),
     "events.status": (

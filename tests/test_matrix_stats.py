@@ -104,10 +104,10 @@ def test_an_interrupted_refresh_goes_on_where_it_stopped(turns, monkeypatch):
     calls = iter([None, KeyboardInterrupt])
     inner = matrix_stats._summarised
 
-    def interrupted(batch):
+    def interrupted(truncated, batch):
         if next(calls):
             raise KeyboardInterrupt
-        return inner(batch)
+        return inner(truncated, batch)
 
     monkeypatch.setattr(matrix_stats, "_summarised", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -135,12 +135,27 @@ def test_metrics_by_other_definitions_are_made_again(turns, monkeypatch):
     assert len(content(turns.database)) == 2
 
 
+def test_truncated_power_laws_come_when_asked_for_with_their_null(turns):
+    insert(turns.database, ["a", "b"], range(3))
+    refresh_matrix_stats("one", turns, ALONE)
+    plain = content(turns.database)
+    count = "SELECT count(*), count(alpha_truncated_status) FROM matrix_stats"
+    assert turns.database.rows(count).rows == [(6, 0)]
+    assert refresh_matrix_stats("one", turns, ALONE, truncated=True) == 6
+    assert turns.database.rows(count).rows == [(6, 6)]
+    metrics = "SELECT count(DISTINCT metric) FROM matrix_excess WHERE metric = 'alpha_truncated'"
+    assert turns.database.rows(metrics).rows == [(1,)]
+    assert refresh_matrix_stats("one", turns, ALONE, truncated=True) == 0
+    refresh_matrix_stats("one", turns, ALONE)
+    assert content(turns.database) == plain
+
+
 def test_nulls_by_other_definitions_are_drawn_again_and_known_ones_are_kept(turns, monkeypatch):
     insert(turns.database, ["a", "b"], [0])
     insert(turns.database, ["a", "thin"], [0], run="two")
     drawn = []
     inner = matrix_nulls.null_columns
-    monkeypatch.setattr(matrix_nulls, "null_columns", lambda *shape: drawn.append(shape) or inner(*shape))
+    monkeypatch.setattr(matrix_nulls, "null_columns", lambda *given: drawn.append(given[:2]) or inner(*given))
     refresh_matrix_stats("one", turns, ALONE)
     refresh_matrix_stats("two", turns, ALONE)
     assert sorted(drawn) == [(24, 24), (40, 24), (60, 3)]

@@ -39,7 +39,7 @@ CONTRACT = {
     "matrix_sigmas": "run step matrix k sigma",
     "matrix_stats": "run step matrix layer role n_rows n_cols frobenius_norm spectral_norm stable_rank entropy "
     "effective_rank sigma_ratio alpha alpha_se alpha_status alpha_top_half alpha_top_half_status alpha_hill "
-    "alpha_mle alpha_mle_x_min alpha_mle_status status",
+    "alpha_mle alpha_mle_x_min alpha_mle_status alpha_truncated alpha_truncated_status status",
     "matrix_nulls": "n_rows n_cols metric mean sd low high draws digest",
     "fits": "fit run scope parameter estimate low high n r2 r2_out_of_sample status",
     "computations": "run table_name key options versions digests started finished",

@@ -143,6 +143,9 @@ PresetOption = Annotated[
         help="Follow a paper's authors too, in rows of their own: xu2026 (Spectral Edge Dynamics). Repeats.",
     ),
 ]
+TruncatedOption = Annotated[
+    bool, typer.Option("--truncated", help="Fit power laws with an exponential end to every spectrum too.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show bytes, blocks and memory; compute nothing.")]
 
 
@@ -160,6 +163,7 @@ def compute(
     projection: ProjectionOption = None,
     projection_seeds: ProjectionSeedsOption = None,
     preset: PresetOption = None,
+    truncated: TruncatedOption = False,
     runs_info: RunsInfoOption = None,
     importance: ImportanceOption = None,
     forget_window: ForgetWindowOption = None,
@@ -182,7 +186,7 @@ def compute(
     Example: sedarchive compute --window 10 --scope 'layer:*'
     """
     from sedarchive.compute.refresh import ComputeOptions
-    from sedarchive.compute.requests import Withdrawn, parse_dimensions, parse_windows
+    from sedarchive.compute.requests import MatrixRequests, Withdrawn, parse_dimensions, parse_windows
     from sedarchive.presets import windows_asked
 
     with handled():
@@ -206,6 +210,7 @@ def compute(
             importance=_importance(importance) if importance else {},
             projections=tuple(parse_dimensions(projection or [])),
             projection_seeds=projection_seeds,
+            matrices=MatrixRequests(truncated),
             forget=Withdrawn(tuple(parse_windows(forget_window or [])), tuple(forget_scope or ())),
         )
     if dry_run:

@@ -1,5 +1,7 @@
 """Brings ``matrix_nulls`` up to date: what Gaussian matrices show in each metric, for every shape of a run."""
 
+from functools import partial
+
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.matrix_rows import (
     DRAWN_NUMBERS,
@@ -25,15 +27,15 @@ _MISSING = """
 """
 
 
-def refresh_matrix_nulls(run: str, turns: Turns, executor: Executor) -> int:
+def refresh_matrix_nulls(run: str, turns: Turns, executor: Executor, truncated: bool = False) -> int:
     """Draw the nulls of the shapes of a run that have none, or one that was made otherwise; return how many."""
-    digest = _digest()
+    digest = _digest(truncated)
     turns.database.keep(TABLE, {}, ("digest",), [(digest,)])
     shapes = [(rows, cols) for rows, cols in turns.database.rows(_MISSING, [digest, run]).rows]
     if not shapes:
         return 0
     turns.end()
-    nulls = list(executor.map(_null_of, shapes))
+    nulls = list(executor.map(partial(_null_of, truncated), shapes))
     with turns.database.transaction():
         for (n_rows, n_cols), null in zip(shapes, nulls, strict=True):
             where = {"n_rows": n_rows, "n_cols": n_cols}
@@ -41,10 +43,10 @@ def refresh_matrix_nulls(run: str, turns: Turns, executor: Executor) -> int:
     return len(shapes)
 
 
-def _digest() -> str:
+def _digest(truncated: bool) -> str:
     """Hash of all that a null depends on but its shape."""
-    return canonical_digest([ALGORITHM, list(WITH_NULL), DRAWN_NUMBERS, FEWEST_DRAWS, MOST_DRAWS])[:16]
+    return canonical_digest([ALGORITHM, list(WITH_NULL), truncated, DRAWN_NUMBERS, FEWEST_DRAWS, MOST_DRAWS])[:16]
 
 
-def _null_of(shape: Shape) -> Columns:
-    return null_columns(*shape)
+def _null_of(truncated: bool, shape: Shape) -> Columns:
+    return null_columns(*shape, truncated)

@@ -1,16 +1,18 @@
 """Columns of ``matrix_stats`` and ``matrix_nulls`` for the spectra of matrices of one shape."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.matrix.density import FEWEST as FEWEST_OF_DENSITY
-from sedarchive.matrix.density import HillTails, fit_tail, hill_of
+from sedarchive.matrix.density import DensityTail, HillTails, fit_tail, hill_of
 from sedarchive.matrix.gaussian import Bulk, bulk_of, gaussian_sigmas
 from sedarchive.matrix.metrics import Metrics, metrics_of
 from sedarchive.matrix.slopes import FEWEST, Slopes, slopes_of
 from sedarchive.matrix.stack import SpectraStack
+from sedarchive.matrix.truncated import fit_truncated
 
 Columns = dict[str, NDArray[np.generic]]
 Shape = tuple[int, int]
@@ -27,32 +29,43 @@ WITH_NULL = (
     *("alpha_hill", "alpha_mle"),
 )
 """Metrics that do not depend on the scale of the entries."""
+TRUNCATED = "alpha_truncated"
+"""The one that is fitted on request only."""
 
 
-def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int) -> Columns:
-    """Every metric of N spectra of matrices (n_rows, n_cols)."""
+def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int, truncated: bool = False) -> Columns:
+    """Every metric of N spectra of matrices (n_rows, n_cols); the truncated power law where it is asked for."""
     columns: Columns = {"n_resolved": stack.n_resolved}
     columns |= _fields_of(metrics_of(stack, max(n_rows, n_cols)))
     columns |= _bulk_columns(bulk_of(stack, n_rows, n_cols), 2 * stack.n_resolved > stack.sigma.shape[1])
     for name, slopes in slopes_of(stack).items():
         columns |= _slope_columns(name, slopes)
-    columns |= _hill_columns(hill_of(stack)) | _density_columns(stack)
+    tails = [fit_tail(energies) for energies in _relative_energies(stack)]
+    columns |= _hill_columns(hill_of(stack)) | _density_columns(stack, tails)
+    if truncated:
+        columns |= _truncated_columns(stack, tails)
     return columns | {"status": np.where(stack.n_resolved > 1, "ok", "rank_one")}
 
 
-def null_columns(n_rows: int, n_cols: int) -> Columns:
-    """Mean and spread of each metric over Gaussian matrices of this shape."""
+def null_columns(n_rows: int, n_cols: int, truncated: bool = False) -> Columns:
+    """Mean and spread of each metric over the Gaussian matrices of this shape that have it."""
     draws = int(np.clip(DRAWN_NUMBERS // min(n_rows, n_cols) ** 2, FEWEST_DRAWS, MOST_DRAWS))
     sigma = gaussian_sigmas(n_rows, n_cols, draws)
-    found = stats_columns(SpectraStack(sigma, np.full(draws, sigma.shape[1])), n_rows, n_cols)
-    values = np.stack([found[name].astype(np.float64) for name in WITH_NULL])
+    stack = SpectraStack(sigma, np.full(draws, sigma.shape[1]))
+    found = stats_columns(stack, n_rows, n_cols, truncated)
+    names = (*WITH_NULL, TRUNCATED) if truncated else WITH_NULL
+    return {"metric": np.array(names), **summary_of([found[name].astype(np.float64) for name in names])}
+
+
+def summary_of(drawn: Sequence[NDArray[np.float64]]) -> Columns:
+    """Mean, spread and quantiles of the draws of each metric, of those that are known."""
+    known = [values[np.isfinite(values)] for values in drawn]
     return {
-        "metric": np.array(WITH_NULL),
-        "mean": values.mean(axis=1),
-        "sd": values.std(axis=1, ddof=1),
-        "low": np.quantile(values, 0.025, axis=1),
-        "high": np.quantile(values, 0.975, axis=1),
-        "draws": np.full(len(WITH_NULL), draws),
+        "mean": np.array([values.mean() if len(values) else np.nan for values in known]),
+        "sd": np.array([values.std(ddof=1) if len(values) > 1 else np.nan for values in known]),
+        "low": np.array([np.quantile(values, 0.025) if len(values) else np.nan for values in known]),
+        "high": np.array([np.quantile(values, 0.975) if len(values) else np.nan for values in known]),
+        "draws": np.array([len(values) for values in known]),
     }
 
 
@@ -90,9 +103,12 @@ def _hill_columns(hill: HillTails) -> Columns:
     }
 
 
-def _density_columns(stack: SpectraStack) -> Columns:
-    energies = (sigma[:n] ** 2 for sigma, n in zip(stack.relative, stack.n_resolved, strict=True))
-    tails = [fit_tail(energy) for energy in energies]
+def _relative_energies(stack: SpectraStack) -> Iterator[NDArray[np.float64]]:
+    """Resolved sigma² of each spectrum, over the largest."""
+    return (sigma[:n] ** 2 for sigma, n in zip(stack.relative, stack.n_resolved, strict=True))
+
+
+def _density_columns(stack: SpectraStack, tails: Sequence[DensityTail]) -> Columns:
     n_tail = np.array([tail.n_tail for tail in tails])
     short = np.where(n_tail < ADVISED_TAIL, "short_tail", "ok")
     return {
@@ -102,4 +118,19 @@ def _density_columns(stack: SpectraStack) -> Columns:
         "alpha_mle_x_min": np.array([tail.x_min for tail in tails]) * stack.sigma[:, 0] ** 2,
         "alpha_mle_ks": np.array([tail.ks for tail in tails]),
         "alpha_mle_status": np.where(stack.n_resolved < FEWEST_OF_DENSITY, "too_short", short),
+    }
+
+
+def _truncated_columns(stack: SpectraStack, tails: Sequence[DensityTail]) -> Columns:
+    """Of the tails of alpha_mle."""
+    cases = zip(_relative_energies(stack), tails, strict=True)
+    found = [fit_truncated(energies, tail.x_min) for energies, tail in cases]
+    return {
+        TRUNCATED: np.array([one.alpha for one in found]),
+        f"{TRUNCATED}_se": np.array([one.se for one in found]),
+        f"{TRUNCATED}_n": np.array([tail.n_tail for tail in tails]),
+        f"{TRUNCATED}_rate": np.array([one.rate for one in found]) / stack.sigma[:, 0] ** 2,
+        f"{TRUNCATED}_ks": np.array([one.ks for one in found]),
+        f"{TRUNCATED}_p": np.array([one.p for one in found]),
+        f"{TRUNCATED}_status": np.array([one.status for one in found]),
     }

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -47,17 +48,20 @@ _KEYS = ("matrix", "step", "layer", "role", "n_rows", "n_cols")
 Row = dict[str, Any]
 
 
-def refresh_matrix_stats(run: str, turns: Turns, executor: Executor) -> int:
-    """Derive the metrics of all spectra of a run that have none, and the nulls of their shapes; return how many."""
-    _forget_other_versions(turns.database, run)
+def refresh_matrix_stats(run: str, turns: Turns, executor: Executor, truncated: bool = False) -> int:
+    """Derive the metrics of all spectra of a run that have none, and the nulls of their shapes; return how many.
+
+    With ``truncated`` also the truncated power laws, of all spectra.
+    """
+    _forget_other_versions(turns.database, run, truncated)
     missing = turns.database.rows(_MISSING, [run]).dicts()
     batches = list(_batches([row for row in missing if row["status"] == "ok"]))
     for first in range(0, len(batches), _ROUND_BATCHES):
         held = [_loaded(turns.database, run, batch) for batch in batches[first : first + _ROUND_BATCHES]]
         turns.end()
-        _insert(turns, run, list(executor.map(_summarised, held)))
+        _insert(turns, run, list(executor.map(partial(_summarised, truncated), held)))
     _insert(turns, run, _without_values([row for row in missing if row["status"] != "ok"]))
-    refresh_matrix_nulls(run, turns, executor)
+    refresh_matrix_nulls(run, turns, executor, truncated)
     return len(missing)
 
 
@@ -86,9 +90,10 @@ def _loaded(database: Database, run: str, batch: _Batch) -> _Batch:
     return _Batch(batch.rows, list(database.arrays(_SIGMAS, [matrices, steps, run])["sigma"]))
 
 
-def _summarised(batch: _Batch) -> dict[str, Any]:
+def _summarised(truncated: bool, batch: _Batch) -> dict[str, Any]:
     n_resolved = np.array([row["n_resolved"] for row in batch.rows], dtype=np.int64)
-    columns: Columns = stats_columns(SpectraStack(np.stack(batch.sigma), n_resolved), *batch.shape)
+    stack = SpectraStack(np.stack(batch.sigma), n_resolved)
+    columns: Columns = stats_columns(stack, *batch.shape, truncated)
     return _named(batch.rows) | columns
 
 
@@ -113,20 +118,20 @@ def _insert(turns: Turns, run: str, parts: Sequence[dict[str, Any]]) -> None:
             turns.database.insert(TABLE, {"run": run, **columns})
 
 
-def _forget_other_versions(database: Database, run: str) -> None:
-    """Remove the metrics that another version of the definitions made, and say which one makes those to come."""
-    made = {"run": run, "table_name": TABLE}
+def _forget_other_versions(database: Database, run: str, truncated: bool) -> None:
+    """Remove the metrics that other definitions or options made, and say by which those to come are made."""
+    key = f"{ALGORITHM}+truncated" if truncated else ALGORITHM
     sql = "SELECT key FROM computations WHERE run = ? AND table_name = ?"
-    if [key for (key,) in database.rows(sql, [run, TABLE]).rows] == [ALGORITHM]:
+    if database.rows(sql, [run, TABLE]).rows == [(key,)]:
         return
     now = datetime.now(UTC)
     columns = {
-        "key": [ALGORITHM],
-        "options": json.dumps({}),
+        "key": [key],
+        "options": json.dumps({"truncated": True} if truncated else {}),
         "versions": f"sedarchive {__version__}, numpy {np.__version__}, {ALGORITHM}",
         "started": now,
         "finished": now,
     }
     with database.transaction():
         database.replace(TABLE, {"run": run}, {})
-        database.replace("computations", made, columns)
+        database.replace("computations", {"run": run, "table_name": TABLE}, columns)

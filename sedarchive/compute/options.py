@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sedarchive.compute.requests import Asked, Layout, Withdrawn
+from sedarchive.compute.requests import Asked, Layout, MatrixRequests, Withdrawn
 from sedarchive.compute.spectra_rows import SpectraOutcome
 from sedarchive.executor import Executor
 from sedarchive.history import Finding
@@ -40,6 +40,8 @@ class ComputeOptions:
     projection_seeds: int | None = None
     presets: tuple[str, ...] = ()
     """Presets to follow beside the defaults; their window sizes are among ``windows``."""
+    matrices: MatrixRequests = field(default_factory=MatrixRequests)
+    """What is wanted of the matrices beside their metrics."""
     importance: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     """(run, metric) -> layer -> importance, from ``--importance``."""
     forget: Withdrawn = field(default_factory=Withdrawn)
@@ -48,7 +50,7 @@ class ComputeOptions:
     @property
     def asked(self) -> Asked:
         """Options that are recorded."""
-        more = (self.projections, self.projection_seeds, self.forget, self.presets)
+        more = (self.projections, self.projection_seeds, self.forget, self.presets, self.matrices)
         return Asked(self.windows, self.scopes, self.runs_info, self.layout, *more)
 
     @property

@@ -243,7 +243,7 @@ class _Job:
     def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
         report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
-        refresh_matrix_stats(parts.run.name, self.turns, self.options.executor)
+        refresh_matrix_stats(parts.run.name, self.turns, self.options.executor, self.requests.matrices.truncated)
         refresh_lifecycle(parts.run.name, self.turns.database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:

@@ -26,6 +26,23 @@ RUNS_INFO_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class MatrixRequests:
+    """What is wanted of the matrices beside the metrics that all have."""
+
+    truncated: bool = False
+    """Power laws with an exponential end."""
+
+    def and_those(self, known: Mapping[str, Sequence[str]]) -> "MatrixRequests":
+        """These and the recorded ones."""
+        return MatrixRequests(self.truncated or "truncated" in known)
+
+    @property
+    def recorded(self) -> list[tuple[str, str]]:
+        """As kind and value."""
+        return [("truncated", "yes")] if self.truncated else []
+
+
+@dataclass(frozen=True)
 class Requests:
     """Everything asked for: defaults, earlier requests and this one's."""
 
@@ -41,6 +58,7 @@ class Requests:
     projection_seeds: int = DEFAULT_PROJECTION_SEEDS
     presets: tuple[str, ...] = ()
     """Names of presets to follow."""
+    matrices: MatrixRequests = field(default_factory=MatrixRequests)
 
     @property
     def projected_scopes(self) -> tuple[str, ...]:
@@ -91,6 +109,7 @@ class Asked:
     """None: as before."""
     forget: Withdrawn = field(default_factory=Withdrawn)
     presets: Sequence[str] = ()
+    matrices: MatrixRequests = field(default_factory=MatrixRequests)
 
 
 def parse_windows(values: Iterable[str]) -> list[int]:
@@ -234,13 +253,14 @@ def record_requests(database: Database, asked: Asked) -> Requests:
     seeds = asked.projection_seeds or int(known.get("projection_seeds", [str(DEFAULT_PROJECTION_SEEDS)])[0])
     recorded = [("window", str(size)) for size in windows] + [("scope", scope) for scope in scopes]
     recorded += [("projection", str(dimension)) for dimension in projections] + [("projection_seeds", str(seeds))]
-    recorded += [("preset", name) for name in presets]
+    matrices = asked.matrices.and_those(known)
+    recorded += [("preset", name) for name in presets] + matrices.recorded
     recorded += [(name, str(value)) for name, value in sorted(asdict(asked.layout).items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
     kinds, values = zip(*recorded, strict=True)
     database.replace("requests", {}, {"kind": list(kinds), "value": list(values)})
     derived = tuple(sorted({*DEFAULT_WINDOWS, *windows}))
-    return Requests(derived, frozenset(windows), scopes, info, tuple(projections), seeds, tuple(presets))
+    return Requests(derived, frozenset(windows), scopes, info, tuple(projections), seeds, tuple(presets), matrices)
 
 
 def _all_scopes(known: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:

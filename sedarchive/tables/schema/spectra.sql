@@ -92,6 +92,13 @@ CREATE TABLE matrix_stats (
     alpha_mle_x_min DOUBLE,
     alpha_mle_ks DOUBLE,
     alpha_mle_status VARCHAR,
+    alpha_truncated DOUBLE,
+    alpha_truncated_se DOUBLE,
+    alpha_truncated_n BIGINT,
+    alpha_truncated_rate DOUBLE,
+    alpha_truncated_ks DOUBLE,
+    alpha_truncated_p DOUBLE,
+    alpha_truncated_status VARCHAR,
     status VARCHAR
 );
 COMMENT ON TABLE matrix_stats IS 'Summaries of the singular values of one logical matrix at one step';
@@ -154,6 +161,13 @@ COMMENT ON COLUMN matrix_stats.alpha_mle_n IS 'Singular values in its tail [coun
 COMMENT ON COLUMN matrix_stats.alpha_mle_x_min IS 'Start of its tail, a value of sigma^2 [weight^2]';
 COMMENT ON COLUMN matrix_stats.alpha_mle_ks IS 'Kolmogorov-Smirnov distance between its tail and the fit [1]';
 COMMENT ON COLUMN matrix_stats.alpha_mle_status IS 'ok, or why alpha_mle is NULL or doubtful [text]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated IS 'Exponent of a power law with an exponential end, from alpha_mle_x_min on; NULL unless asked for [1]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_se IS 'Standard error of alpha_truncated from the observed information [1]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_n IS 'Singular values in its tail, those of alpha_mle [count]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_rate IS 'Rate of its exponential end, over sigma^2; 0 where there is none [1/weight^2]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_ks IS 'Kolmogorov-Smirnov distance between its tail and the fit [1]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_p IS 'p of the likelihood ratio of its exponential end against none [1]';
+COMMENT ON COLUMN matrix_stats.alpha_truncated_status IS 'ok, or why alpha_truncated is NULL or doubtful [text]';
 COMMENT ON COLUMN matrix_stats.status IS 'ok, or why a value is NULL or doubtful [text]';
 
 CREATE TABLE matrix_nulls (
@@ -175,7 +189,7 @@ COMMENT ON COLUMN matrix_nulls.mean IS 'Mean over the draws [unit of the metric]
 COMMENT ON COLUMN matrix_nulls.sd IS 'Standard deviation over the draws [unit of the metric]';
 COMMENT ON COLUMN matrix_nulls.low IS '2.5 % quantile of the draws [unit of the metric]';
 COMMENT ON COLUMN matrix_nulls.high IS '97.5 % quantile of the draws [unit of the metric]';
-COMMENT ON COLUMN matrix_nulls.draws IS 'Random matrices drawn [count]';
+COMMENT ON COLUMN matrix_nulls.draws IS 'Random matrices drawn that have the metric [count]';
 COMMENT ON COLUMN matrix_nulls.digest IS 'Hash of the definitions it was made by: equal means up to date [hex]';
 
 CREATE VIEW matrix_excess AS
@@ -187,7 +201,7 @@ WITH measured AS (
             effective_rank_sigma, participation, sigma_ratio, condition_number,
             CAST(n_outliers AS DOUBLE) AS n_outliers, outlier_share, alpha, alpha_sigma_weighted,
             alpha_inverse_k, alpha_ols, alpha_top_half, alpha_top_50,
-            alpha_hill, alpha_mle
+            alpha_hill, alpha_mle, alpha_truncated
         FROM matrix_stats
         WHERE 2 * n_resolved > least(n_rows, n_cols)
     )
@@ -195,7 +209,7 @@ WITH measured AS (
         stable_rank, entropy, effective_rank, entropy_sigma, effective_rank_sigma,
         participation, sigma_ratio, condition_number, n_outliers, outlier_share,
         alpha, alpha_sigma_weighted, alpha_inverse_k, alpha_ols, alpha_top_half,
-        alpha_top_50, alpha_hill, alpha_mle
+        alpha_top_50, alpha_hill, alpha_mle, alpha_truncated
     INTO NAME metric VALUE value
 )
 SELECT
