@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 ENTRIES = read_entries()
 RESULTS = (
     *("updates", "windows", "window_sigmas", "phases", "events", "couplings", "fits", "projections"),
-    *("drift", "components", "matrix_spectra", "matrix_stats"),
+    *("drift", "components", "matrix_spectra", "matrix_stats", "aspect_stats"),
     *("layer_waves", "depth_gradients", "layer_importance"),
 )
 NOT_YET: tuple[str, ...] = ()
@@ -115,6 +115,7 @@ SITES = {
     "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_without_values"),
     "matrix_stats.alpha_mle_status": ("compute/matrix_rows.py:_density_columns",),
     "matrix_stats.alpha_truncated_status": ("matrix/truncated.py:fit_truncated",),
+    "aspect_stats.status": ("compute/aspect_rows.py:_rows", "compute/aspect_rows.py:_metric_row"),
     "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
     "phases.status": ("inference/phases.py:find_phases",),
     "events.status": (

@@ -41,6 +41,8 @@ CONTRACT = {
     "effective_rank sigma_ratio alpha alpha_se alpha_status alpha_top_half alpha_top_half_status alpha_hill "
     "alpha_mle alpha_mle_x_min alpha_mle_status alpha_truncated alpha_truncated_status status",
     "matrix_nulls": "n_rows n_cols metric mean sd low high draws digest",
+    "aspect_stats": "run step matrix layer role aspect part_rows part_cols n_parts metric value se n status",
+    "aspect_nulls": "part_longer part_shorter n_parts metric mean sd low high draws",
     "fits": "fit run scope parameter estimate low high n r2 r2_out_of_sample status",
     "computations": "run table_name key options versions digests started finished",
     "requests": "kind value",

@@ -143,6 +143,14 @@ PresetOption = Annotated[
         help="Follow a paper's authors too, in rows of their own: xu2026 (Spectral Edge Dynamics). Repeats.",
     ),
 ]
+FixedAspectOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--fixed-aspect",
+        min=1,
+        help="Exponents over sub-matrices of this aspect ratio too, 1 for squares; reads the weights. Repeats.",
+    ),
+]
 TruncatedOption = Annotated[
     bool, typer.Option("--truncated", help="Fit power laws with an exponential end to every spectrum too.")
 ]
@@ -164,6 +172,7 @@ def compute(
     projection_seeds: ProjectionSeedsOption = None,
     preset: PresetOption = None,
     truncated: TruncatedOption = False,
+    fixed_aspect: FixedAspectOption = None,
     runs_info: RunsInfoOption = None,
     importance: ImportanceOption = None,
     forget_window: ForgetWindowOption = None,
@@ -210,7 +219,7 @@ def compute(
             importance=_importance(importance) if importance else {},
             projections=tuple(parse_dimensions(projection or [])),
             projection_seeds=projection_seeds,
-            matrices=MatrixRequests(truncated),
+            matrices=MatrixRequests(truncated, tuple(fixed_aspect or ())),
             forget=Withdrawn(tuple(parse_windows(forget_window or [])), tuple(forget_scope or ())),
         )
     if dry_run:

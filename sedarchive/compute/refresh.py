@@ -14,6 +14,7 @@ from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
+from sedarchive.compute.aspect_rows import AspectRequest, refresh_aspects
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
 from sedarchive.compute.edge_couplings import record_presets
@@ -122,6 +123,7 @@ _OF_RUNS = (
     "projections",
     "matrix_spectra",
     "matrix_stats",
+    "aspect_stats",
     "layer_waves",
     "depth_gradients",
     "layer_importance",
@@ -244,6 +246,8 @@ class _Job:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
         report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
         refresh_matrix_stats(parts.run.name, self.turns, self.options.executor, self.requests.matrices.truncated)
+        if self.requests.matrices.aspects:
+            report.spectra.failed |= self._refresh_aspects(parts)
         refresh_lifecycle(parts.run.name, self.turns.database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
@@ -251,6 +255,12 @@ class _Job:
                 Finding(UNREADABLE_SPECTRA, "error", report.spectra.failed[name], tensor=name) for name in unreadable
             ]
             self._write_catalog(parts, audit, report)
+
+    def _refresh_aspects(self, parts: Anatomy) -> dict[str, str]:
+        aspects = self.requests.matrices.aspects
+        sweep = SpectraOptions(self.options.max_mem, self.options.exact, aspects)
+        request = AspectRequest(aspects, self.options.every, sweep)
+        return refresh_aspects(parts, request, self.turns, self.sweeps, self.progress)
 
     def _write_catalog(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         run = parts.run.name

@@ -31,15 +31,19 @@ class MatrixRequests:
 
     truncated: bool = False
     """Power laws with an exponential end."""
+    aspects: tuple[float, ...] = ()
+    """Aspect ratios of sub-matrices, for which weights are read."""
 
     def and_those(self, known: Mapping[str, Sequence[str]]) -> "MatrixRequests":
         """These and the recorded ones."""
-        return MatrixRequests(self.truncated or "truncated" in known)
+        aspects = {*map(float, known.get("fixed_aspect", ())), *self.aspects}
+        return MatrixRequests(self.truncated or "truncated" in known, tuple(sorted(aspects)))
 
     @property
     def recorded(self) -> list[tuple[str, str]]:
         """As kind and value."""
-        return [("truncated", "yes")] if self.truncated else []
+        aspects = [("fixed_aspect", repr(aspect)) for aspect in self.aspects]
+        return aspects + ([("truncated", "yes")] if self.truncated else [])
 
 
 @dataclass(frozen=True)

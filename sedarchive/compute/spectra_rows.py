@@ -48,10 +48,11 @@ def missing_spectra(anatomy: Anatomy, database: Database | None, every: int, exa
     """Tensor -> checkpoints at which a spectrum is missing or stale."""
     digests = _digests(anatomy, exact)
     known = _known(database, anatomy.run.name, digests) if database else set()
-    return _by_tensor(anatomy, _wanted(anatomy, digests, every) - known)
+    return by_tensor(anatomy, wanted_at(anatomy, digests, every) - known)
 
 
-def _by_tensor(anatomy: Anatomy, missing: Iterable[MatrixAt]) -> dict[str, list[int]]:
+def by_tensor(anatomy: Anatomy, missing: Iterable[MatrixAt]) -> dict[str, list[int]]:
+    """Tensor -> positions of the checkpoints at which some of its matrices are missing."""
     position_of = {step: position for position, step in enumerate(anatomy.run.steps)}
     tensor_of = {leaf.name: leaf.tensor for leaf in matrix_leaves(anatomy)}
     todo: dict[str, set[int]] = {}
@@ -74,12 +75,12 @@ def refresh_spectra(
     with turns.database.transaction():
         for table in ("matrix_spectra", "matrix_stats"):
             turns.database.keep(table, {"run": anatomy.run.name}, ("matrix", "step"), sorted(known))
-    missing = _wanted(anatomy, digests, every) - known
+    missing = wanted_at(anatomy, digests, every) - known
     if missing:
         turns.end()
     before = anatomy.run.store.counts.so_far
     failed: dict[str, str] = {}
-    for portion in sweep_spectra(anatomy, _by_tensor(anatomy, missing), options, executor, progress):
+    for portion in sweep_spectra(anatomy, by_tensor(anatomy, missing), options, executor, progress):
         failed |= {found.leaf.tensor: found.problem for found in portion if found.problem}
         new = [found for found in portion if (found.leaf.name, anatomy.run.steps[found.position]) in missing]
         with turns.last() as database:
@@ -87,10 +88,10 @@ def refresh_spectra(
     return SpectraOutcome(len(missing), len(known), anatomy.run.store.counts.so_far - before, failed)
 
 
-def _wanted(anatomy: Anatomy, digests: Digests, every: int) -> set[MatrixAt]:
+def wanted_at(anatomy: Anatomy, known: Iterable[MatrixAt], every: int) -> set[MatrixAt]:
     """Spectra at every ``every``-th checkpoint and the last; others that stand are kept."""
     steps = {*anatomy.run.steps[::every], anatomy.run.steps[-1]}
-    return {(matrix, step) for matrix, step in digests if step in steps}
+    return {(matrix, step) for matrix, step in known if step in steps}
 
 
 def _digests(anatomy: Anatomy, exact: bool) -> Digests:
@@ -98,15 +99,15 @@ def _digests(anatomy: Anatomy, exact: bool) -> Digests:
     found = {}
     kinds = (True,) if exact else (False, True)  # an exact spectrum serves where an exact one was not asked for
     for leaf in matrix_leaves(anatomy):
-        part = _part_key(leaf)
+        part = part_key(leaf)
         for position in anatomy.positions(leaf):
-            digest = _content(anatomy, leaf, position)
+            digest = content_of(anatomy, leaf, position)
             keys = (canonical_digest([ALGORITHM, kind, part, digest])[:16] for kind in kinds)
             found[leaf.name, anatomy.run.steps[position]] = tuple(keys)
     return found
 
 
-def _content(anatomy: Anatomy, leaf: Leaf, position: int) -> str | list[Any]:
+def content_of(anatomy: Anatomy, leaf: Leaf, position: int) -> str | list[Any]:
     """Digest of what a leaf is made of at one checkpoint; of a product also how it is made."""
     stored = anatomy.run.commits[position].tensors
     digests = [stored[anatomy.tensors[name].tensor].digest for name in leaf.sources]
@@ -114,7 +115,7 @@ def _content(anatomy: Anatomy, leaf: Leaf, position: int) -> str | list[Any]:
     return [PRODUCT_ALGORITHM, product.scale, product.transposed, *digests] if product else digests[0]
 
 
-def _part_key(leaf: Leaf) -> list[int] | None:
+def part_key(leaf: Leaf) -> list[int] | None:
     """What of a tensor's elements, in what shape where its own does not say it."""
     part = leaf.part
     key = [] if part is None else [part.axis, part.period, part.start, part.stop]

@@ -15,6 +15,7 @@ from sedarchive.gram import select_part
 from sedarchive.leaves import Leaf
 from sedarchive.lowrank.products import Product
 from sedarchive.lowrank.spectra import product_sigmas
+from sedarchive.matrix.aspect import Cut
 from sedarchive.matrix.spectra import MatrixSpectrum, matrix_sigmas
 from sedarchive.plan.grid import MatrixLayout
 from sedarchive.plan.tasks import SpectraPlan, StepBlock, plan_spectra
@@ -38,6 +39,8 @@ class SpectrumAt:
     """None if its bytes could not be read."""
     problem: str | None = None
     """Why not."""
+    aspect: float | None = None
+    """Aspect ratio, where it is that of a sub-matrix; those of one matrix follow each other."""
 
 
 def matrix_leaves(anatomy: Anatomy) -> list[Leaf]:
@@ -98,6 +101,8 @@ class SpectraOptions:
     max_mem: int
     exact: bool = False
     """LAPACK for every matrix, also where the Gram matrix would do."""
+    aspects: tuple[float, ...] = ()
+    """Instead of whole matrices their sub-matrices of these aspect ratios."""
 
 
 def sweep_spectra(
@@ -109,7 +114,7 @@ def sweep_spectra(
 ) -> Iterator[list[SpectrumAt]]:
     """Spectra of some tensors at some checkpoints, in portions fit to be stored one by one."""
     plan = plan_spectra_sweep(anatomy, wanted, options.max_mem, executor.workers)
-    function = partial(_spectra_task, options.exact, ReusedMemory())
+    function = partial(_spectra_task, options, ReusedMemory())
     results = map_blocks(executor.at_most(plan.workers), anatomy, function, plan.tasks)
     done = 0
     while portion := list(islice(results, _FLUSH_TASKS)):
@@ -118,22 +123,26 @@ def sweep_spectra(
         progress(f"spectra {anatomy.run.name}", done, len(plan.tasks))
 
 
-def _spectra_task(exact: bool, memory: ReusedMemory, anatomy: Anatomy, task: Sequence[StepBlock]) -> list[SpectrumAt]:
-    return [found for block in task for found in _spectra_block(anatomy, exact, block, memory)]
+def _spectra_task(
+    options: SpectraOptions, memory: ReusedMemory, anatomy: Anatomy, task: Sequence[StepBlock]
+) -> list[SpectrumAt]:
+    return [found for block in task for found in _spectra_block(anatomy, options, block, memory)]
 
 
-def _spectra_block(anatomy: Anatomy, exact: bool, block: StepBlock, memory: ReusedMemory) -> Iterator[SpectrumAt]:
+def _spectra_block(
+    anatomy: Anatomy, options: SpectraOptions, block: StepBlock, memory: ReusedMemory
+) -> Iterator[SpectrumAt]:
     position_of = {commit.slot: position for position, commit in enumerate(anatomy.run.commits)}
     positions = sorted(position_of[slot] for slot in block.slots)
     product = anatomy.product(block.tensor)
     if product is None:
         theta = _read(anatomy, block.tensor, positions, memory)
-        yield from _of_tensor(anatomy, exact, block.tensor, positions, theta)
+        yield from _of_tensor(anatomy, options, block.tensor, positions, theta)
         return
     left, right = (_read(anatomy, factor, positions) for factor in product.factors)
     yield from _of_product(anatomy, product, positions, left, right)
     for factor, theta in zip(product.factors, (left, right), strict=True):
-        yield from _of_tensor(anatomy, exact, factor, positions, theta)
+        yield from _of_tensor(anatomy, options, factor, positions, theta)
 
 
 def _read(
@@ -147,17 +156,22 @@ def _read(
 
 
 def _of_tensor(
-    anatomy: Anatomy, exact: bool, tensor: str, positions: Sequence[int], theta: NDArray[Any] | str
+    anatomy: Anatomy, options: SpectraOptions, tensor: str, positions: Sequence[int], theta: NDArray[Any] | str
 ) -> Iterator[SpectrumAt]:
     """Spectra of the matrices of a tensor."""
     leaves = _leaves_of(anatomy, tensor)
     if isinstance(theta, str):
-        yield from (SpectrumAt(leaf, position, None, theta) for leaf in leaves for position in positions)
+        at_each = [(leaf, position) for leaf in leaves for position in positions]
+        yield from (SpectrumAt(*at, None, theta, aspect) for at in at_each for aspect in options.aspects or (None,))
         return
     for at, position in enumerate(positions):
         for leaf in leaves:
             matrix = _matrix(leaf, select_part(theta[at : at + 1], 0, leaf.part))
-            yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=exact))
+            if not options.aspects:
+                yield SpectrumAt(leaf, position, matrix_sigmas(matrix, exact=options.exact))
+            for aspect in options.aspects:
+                for part in Cut.of(matrix.shape[0], matrix.shape[1], aspect).parts(matrix):
+                    yield SpectrumAt(leaf, position, matrix_sigmas(part, exact=options.exact), aspect=aspect)
 
 
 def _of_product(
