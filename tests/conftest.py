@@ -1,13 +1,18 @@
-"""Trained histories and the tables computed from them, made once a session and only for tests that ask."""
+"""Trained histories and the tables computed from them, made once and only for tests that ask."""
 
+import fcntl
+import os
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from threadpoolctl import threadpool_limits
 
+from sedarchive.compute import matrix_stats
 from sedarchive.compute import null_rows as null_tables
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
@@ -58,12 +63,40 @@ def analysis(tmp_path):
     return Analysis(tmp_path / "archive.zarr", tmp_path / "archive.duckdb")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_blas_thread():
+    """Of several threads each, two processes are in each other's way: small SVDs take ten times as long."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nulls_of_matrices_drawn_once():
+    """Draw the null of a shape once a process: it depends on nothing else, and every new database asks for it."""
+    with mock.patch.object(matrix_stats, "null_columns", cache(matrix_stats.null_columns)):
+        yield
+
+
+@contextmanager
+def made_once(tmp_path_factory, name):
+    """Folder that one of the processes of a session makes, and whether it is this one; the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder / "done"
+        yield folder, not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Folder with all trained runs."""
+    """Folder with all trained runs; to be read only."""
     from histories import write_trained
 
-    return write_trained(tmp_path_factory.mktemp("trained"))
+    with made_once(tmp_path_factory, "trained") as (folder, first):
+        return write_trained(folder / "runs") if first else folder / "runs"
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +110,11 @@ def wide(tmp_path_factory):
 @pytest.fixture(scope="session")
 def computed(trained, tmp_path_factory):
     """All trained runs in tables, with every kind of scope; to be read only."""
-    folder = tmp_path_factory.mktemp("computed")
-    made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
-    made.ingest(trained)
-    reports = made.compute(windows=(3,), scopes=SCOPES, inference=False)
-    assert [report.error for report in reports] == [None] * len(reports)
-    return made
+    with made_once(tmp_path_factory, "computed") as (folder, first):
+        made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
+        if first:
+            made.ingest(trained)
+            reports = made.compute(windows=(3,), scopes=SCOPES, inference=False)
+            assert [report.error for report in reports] == [None] * len(reports)
+    with Database.read(made.database):  # a file that is open here is opened again in no time
+        yield made

@@ -16,6 +16,7 @@ from sedarchive.rolling.windows import window_series
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
+from sedarchive.tables import Database
 
 NUMBERS = ("updates", "windows", "window_sigmas", "matrix_spectra", "matrix_stats")
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit", "requests")
@@ -36,8 +37,9 @@ def content(analysis, table):
 
 def assert_same_tables(one, other, tables=NUMBERS + CATALOG):
     for table in tables:
-        assert content(one, table) == content(other, table), table
-    assert all(content(one, table) for table in NUMBERS)
+        found = content(one, table)
+        assert found == content(other, table), table
+        assert found or table not in NUMBERS
 
 
 def gram_files(analysis):
@@ -52,12 +54,18 @@ def stored_grams(analysis, run, **options):
     return {leaf.name: stored.gram(Scope(leaf.name, (leaf,))) for leaf in parts.leaves}
 
 
+def checkpoints(first, end):
+    return [f"checkpoint-{SPACING * index}" for index in range(first, end)]
+
+
 @pytest.fixture(scope="module")
 def ingested(trained, wide, tmp_path_factory):
-    """An archive of three runs of which nothing is computed."""
+    """An archive of three runs, of the largest no more than it takes, of which nothing is computed."""
     folder = tmp_path_factory.mktemp("ingested")
     made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
-    for path in (trained / "gpt2_bfloat16", trained / "collinear", wide):
+    for name in checkpoints(0, 16):
+        shutil.copytree(trained / "gpt2_bfloat16" / name, folder / "gpt2_bfloat16" / name)
+    for path in (folder / "gpt2_bfloat16", trained / "collinear", wide):
         made.ingest(path)
     return made
 
@@ -74,7 +82,9 @@ def computed_copy(original, folder, **options):
 @pytest.fixture(scope="module")
 def reference(ingested, tmp_path_factory):
     """What one serial worker with plenty of memory computes; to be read only."""
-    return computed_copy(ingested, tmp_path_factory.mktemp("reference"), scheduler="serial", scopes=SCOPES)
+    made = computed_copy(ingested, tmp_path_factory.mktemp("reference"), scheduler="serial", scopes=SCOPES)
+    with Database.read(made.database):  # a file that is open here is opened again in no time
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +183,9 @@ def test_the_library_refuses_a_window_beyond_the_band(banded):
 
 
 def test_a_history_that_grew_gives_the_tables_of_a_fresh_one(trained, tmp_path):
-    folder, names = tmp_path / "run", [f"checkpoint-{SPACING * index}" for index in range(N_UPDATES + 1)]
+    folder = tmp_path / "run"
     grown, fresh = (Analysis(tmp_path / f"{name}.zarr", tmp_path / f"{name}.duckdb") for name in ("grown", "fresh"))
-    for part in (names[:9], names[9:10], names[10:]):
+    for part in (checkpoints(0, 9), checkpoints(9, 10), checkpoints(10, 18)):
         for name in part:
             shutil.copytree(trained / "neox" / name, folder / name)
         shutil.copy(trained / "neox" / "metrics.jsonl", folder)
@@ -189,7 +199,7 @@ def test_a_history_that_grew_gives_the_tables_of_a_fresh_one(trained, tmp_path):
 
 
 def test_checkpoints_that_arrive_out_of_order_give_the_same_tables(trained, tmp_path):
-    folder, names = tmp_path / "run", [f"checkpoint-{SPACING * index}" for index in range(12)]
+    folder, names = tmp_path / "run", checkpoints(0, 12)
     late, fresh = (Analysis(tmp_path / f"{name}.zarr", tmp_path / f"{name}.duckdb") for name in ("late", "fresh"))
     for part in (names[1::2], names[::2]):
         for name in part:
