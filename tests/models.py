@@ -232,8 +232,10 @@ def zeroed(model, found, role):
         for name, tensor in state.items():
             for mask in _masks(found, name, tuple(tensor.shape), role):
                 tensor[torch.from_numpy(mask)] = 0
-    yield
-    model.load_state_dict(saved)
+    try:
+        yield
+    finally:
+        model.load_state_dict(saved)
 
 
 def _masks(found, name, shape, role):

@@ -88,7 +88,7 @@ def test_later_weights_under_earlier_names_are_found_at_ingest_and_in_the_tables
     (found,) = grave(report.findings)
     assert (found.check_name, found.severity, found.step) == ("identical_checkpoints", "error", 30)
     assert "steps 30 and 130; steps 40 and 140; steps 50 and 150 hold the same weights each" in found.detail
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     assert computed.error is None
     assert audit_rows(analysis) == [("identical_checkpoints", "error", 30, None, found.detail)]
     (wrong,) = [row for row in audit_rows(analysis, ("info",)) if row[0] == "distance_out_of_line"]
@@ -103,7 +103,9 @@ def test_one_shard_of_another_step_spoils_the_scopes_that_hold_its_tensors(shard
     (found,) = grave(report.findings)
     assert (found.check_name, found.severity, found.step) == ("identical_tensors", "error", 60)
     assert "steps 60 and 170 hold the same weights" in found.detail
-    analysis.compute(spectra=False, scopes=("tensor:transformer.ln_f.weight", "tensor:transformer.wte.weight"))
+    analysis.compute(
+        spectra=False, inference=False, scopes=("tensor:transformer.ln_f.weight", "tensor:transformer.wte.weight")
+    )
     assert len(audit_rows(analysis)) == 1
     held = {"duplicate": set(), "ok": set()}
     for scope in ("all", "tensor:transformer.ln_f.weight", "tensor:transformer.wte.weight"):
@@ -120,11 +122,11 @@ def test_a_shard_whose_own_step_is_not_archived_is_found_by_its_motion(sharded, 
         shutil.rmtree(folder / f"checkpoint-{step}")
     (report,) = analysis.ingest(folder)
     assert grave(report.findings) == []
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     assert {(one.step, one.severity) for one in grave(computed.findings)} == {(60, "warning")}
     assert statuses(analysis, "all")[30, 80] == "suspect"
     assert statuses(analysis, "all")[70, 120] == "ok"
-    again = analysis.compute(spectra=False)[0]
+    again = analysis.compute(spectra=False, inference=False)[0]
     assert again.findings == computed.findings
     assert again.window_sets == 0
 
@@ -134,7 +136,7 @@ def test_branches_with_the_same_bytes_are_found_by_ingest_and_compute(analysis, 
         write_safetensors(tmp_path / "suite" / name, walk(6))
     reports = analysis.ingest(tmp_path / "suite")
     assert [[one.check_name for one in grave(report.findings)] for report in reports] == [["identical_runs"]] * 2
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     assert [row[0] for row in audit_rows(analysis)] == ["identical_runs"] * 2
 
 
@@ -143,7 +145,7 @@ def test_a_checkpoint_from_elsewhere_is_found_by_compute(analysis, tmp_path):
     states[8] = other
     write_safetensors(tmp_path / "run", states)
     assert grave(analysis.ingest(tmp_path / "run")[0].findings) == []
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     assert [(one.check_name, one.step) for one in computed.findings] == [("jump_and_return", 80)]
     for span, status in statuses(analysis, "all").items():
         assert status == ("suspect" if window_has(span, (80,)) else "ok"), span
@@ -154,9 +156,9 @@ def test_new_windows_carry_what_was_found_without_reading_the_numbers_again(anal
     states[8] = other
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    (first,) = analysis.compute(spectra=False)
+    (first,) = analysis.compute(spectra=False, inference=False)
     monkeypatch.setattr(Audit, "_found", property(lambda _: pytest.fail("the Gram matrices were audited again")))
-    (computed,) = analysis.compute(spectra=False, windows=(7,))
+    (computed,) = analysis.compute(spectra=False, inference=False, windows=(7,))
     assert computed.findings == first.findings
     for span, status in statuses(analysis, "all", 7).items():
         assert status == ("suspect" if window_has(span, (80,)) else "ok"), span
@@ -166,7 +168,7 @@ def test_weights_that_leap_and_stay_are_found_by_compute(analysis, tmp_path):
     states, other = walk(20), walk(20, seed=5)
     write_safetensors(tmp_path / "run", states[:10] + other[10:])
     analysis.ingest(tmp_path / "run")
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     assert [(one.check_name, one.step) for one in computed.findings] == [("norm_leap", 100)]
     assert "against" in computed.findings[0].detail
 
@@ -176,7 +178,7 @@ def test_narrow_weights_of_small_updates_are_mostly_rounding(analysis, tmp_path,
     weight = torch.randn(64, 64)
     states = [{"w.weight": (weight + scale * at * torch.randn(64, 64)).to(dtype)} for at in range(12)]
     analysis.ingest(write_states(tmp_path / "run", states))
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     (found,) = grave(computed.findings)
     assert (found.check_name, found.severity) == ("quantization", "warning")
     assert str(dtype).removeprefix("torch.") in found.detail
@@ -194,7 +196,7 @@ def test_what_the_digests_show_is_derived_and_never_stored_or_doubled(analysis, 
     assert grave(report.findings) == grave(again.findings) != []
     assert Archive(analysis.archive).run("run").findings == []
     for _ in range(2):
-        analysis.compute(spectra=False)
+        analysis.compute(spectra=False, inference=False)
         assert [row[0] for row in audit_rows(analysis)] == ["identical_checkpoints"]
 
 
@@ -219,7 +221,7 @@ def test_the_command_groups_findings_by_run_and_severity(sharded, analysis, tmp_
     assert "bad: norms, distances and rounding were not checked: `sedarchive compute` has not been run" in shown.stderr
     command(analysis, "--strict", code=3)
     assert command(analysis, "--strict", "--run", "good").stdout == "good: nothing found\n"
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     audits = data_of(command(analysis, "--json"))
     assert [(one["run"], one["unchecked"]) for one in audits] == [("bad", None), ("good", None)]
     checks = [finding["check_name"] for finding in audits[0]["findings"]]
@@ -231,7 +233,7 @@ def test_the_command_says_what_compute_says(analysis, tmp_path):
     states[8], states[3] = walk(1, seed=5)[0], states[16]
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False, band=8)
+    analysis.compute(spectra=False, inference=False, band=8)
     (audited,) = data_of(command(analysis, "--json"))
     told = sorted((one["check_name"], one["severity"], one["step"], one["detail"]) for one in audited["findings"])
     sql = "SELECT check_name, severity, step, detail FROM audit ORDER BY ALL"

@@ -331,7 +331,7 @@ def interrupted_compute(root, seconds):
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("seconds", [0.1, 1.0])
+@pytest.mark.parametrize("seconds", [pytest.param(0.1, marks=pytest.mark.slow), 1.0])
 def test_an_interrupted_compute_is_130_and_goes_on_from_there(tmp_path, seconds):
     write_safetensors(tmp_path / "run", walk(16, shapes={f"h.{at}.mlp.c_fc.weight": (400, 400) for at in range(3)}))
     archive = ["--archive", tmp_path / "a.zarr"]
@@ -342,7 +342,7 @@ def test_an_interrupted_compute_is_130_and_goes_on_from_there(tmp_path, seconds)
     assert re.search(r"error: interrupted; .*same command", err)
     assert "Traceback" not in err
     run("verify", *archive)
-    run("compute", *archive, "--db", tmp_path / "a.duckdb", "--exact")
+    run("compute", *archive, "--db", tmp_path / "a.duckdb", "--exact", "--no-inference")
     status = data_of(run("status", *archive, "--db", tmp_path / "a.duckdb", "--json"))
     assert status["interrupted"] is False
     assert status["runs"][0]["spectra"] == 48

@@ -30,7 +30,7 @@ from sedarchive.sweeps import spectra_sweep
 from sedarchive.sweeps.anatomy import anatomy
 
 WIDE = {"wide.weight": (1000, 512), "wide.bias": (1000,)}
-OPTIONS = {"windows": (3,), "scopes": ("role:query",), "max_mem": 56 * MIB, "workers": 2}
+OPTIONS = {"windows": (3,), "scopes": ("role:query",), "max_mem": 56 * MIB, "workers": 2, "inference": False}
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,16 @@ def test_no_cluster_is_this_process():
 
 
 def arguments(analysis):
-    return ["compute", "--archive", analysis.archive, "--db", analysis.database, "--no-spectra", "--quiet"]
+    return [
+        "compute",
+        "--archive",
+        analysis.archive,
+        "--db",
+        analysis.database,
+        "--no-spectra",
+        "--no-inference",
+        "--quiet",
+    ]
 
 
 def test_the_command_line_takes_the_scheduler_from_its_option_or_the_environment(analysis, tmp_path, impatient):

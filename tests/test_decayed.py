@@ -99,7 +99,16 @@ def test_the_split_is_that_of_the_tensors_that_decay(tmp_path, decayed):
     parameters = model()
     ingested(tmp_path, split(parameters, decayed), parameters)
     with few_draws():
-        run_here("compute", "-q", "--no-spectra", "--archive", tmp_path / "a.zarr", "--db", tmp_path / "a.duckdb")
+        run_here(
+            "compute",
+            "-q",
+            "--no-spectra",
+            "--no-inference",
+            "--archive",
+            tmp_path / "a.zarr",
+            "--db",
+            tmp_path / "a.duckdb",
+        )
     steps = range(0, N * EVERY + 1, EVERY)
     held = [torch.load(tmp_path / "run" / f"ckpt_{step}.pt", weights_only=True)["model"] for step in steps]
     names = sorted(parameters)

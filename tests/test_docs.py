@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import walk, write_log, write_torch
+from small import environment, walk, write_log, write_torch
 from typer.main import get_command
 
 import sedarchive.errors
@@ -36,18 +36,24 @@ def folder(tmp_path_factory):
     return place
 
 
-def test_the_first_commands_of_the_readme_run(folder):
+@pytest.fixture(scope="module")
+def after_first_commands(folder):
+    """The folder in which the first commands of the README have run."""
     first = code_blocks()[0]
     assert first.count("\nsedarchive ") == 3
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for line in first.splitlines():
-        done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(line, shell=True, cwd=folder, env=environment(PATH=path), capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
-    assert (folder / "paper" / "windows.csv").exists()
+    return folder
 
 
-def test_the_python_of_the_readme_runs(folder, monkeypatch):
-    test_the_first_commands_of_the_readme_run(folder)
+def test_the_first_commands_of_the_readme_run(after_first_commands):
+    assert (after_first_commands / "paper" / "windows.csv").exists()
+
+
+def test_the_python_of_the_readme_runs(after_first_commands, monkeypatch):
+    folder = after_first_commands
     monkeypatch.chdir(folder)
     names = {}
     exec(code_blocks("python")[0], names)

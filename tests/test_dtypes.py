@@ -106,7 +106,7 @@ def small(tmp_path_factory):
     write_safetensors(folder / "runs" / "upcast", [upcast(state) for state in states])
     made = Analysis(folder / "archive.zarr", folder / "archive.duckdb")
     made.ingest(folder / "runs")
-    made.compute(scopes=("all", *(f"{name_of(dtype)}={name_of(dtype)}.*" for dtype in FLOATS)))
+    made.compute(inference=False, scopes=("all", *(f"{name_of(dtype)}={name_of(dtype)}.*" for dtype in FLOATS)))
     return made, states
 
 
@@ -156,7 +156,7 @@ def test_a_matrix_that_is_cut_into_other_slabs_has_the_same_spectrum(analysis, t
     analysis.ingest(tmp_path / "runs")
     stored, wide = (Archive(analysis.archive).run(run).arrays for run in ("safetensors", "upcast"))
     assert all(stored[name].grid.slab_rows != wide[name].grid.slab_rows for name in stored)
-    analysis.compute(scopes=tuple(f"tensor:{name}" for name in stored), every=5)
+    analysis.compute(inference=False, scopes=tuple(f"tensor:{name}" for name in stored), every=5)
     for name in stored:
         dtype = name.partition(".")[0]
         assert spectra(analysis, "safetensors", dtype) == spectra(analysis, "upcast", dtype)
@@ -173,7 +173,7 @@ def test_whole_numbers_and_flags_are_kept_and_not_analysed_and_it_is_said_why(an
     ]
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    analysis.compute()
+    analysis.compute(inference=False)
     rows = analysis.rows("SELECT tensor, dtype, kind, skipped_reason FROM tensors WHERE kind = 'integer'")
     assert sorted(rows) == sorted(
         (name, name, "integer", f"{name} elements: stored and restored, never differenced")

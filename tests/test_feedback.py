@@ -77,7 +77,7 @@ def test_the_position_that_matters_is_found_among_those_that_do_not():
     assert (np.delete(found.p, 1) > 0.05).all()
 
 
-@pytest.mark.parametrize("rho", [0.5, 0.9])
+@pytest.mark.parametrize("rho", [pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 def test_changes_of_unrelated_series_are_called_related_no_more_often_than_stated(rho):
     rng = np.random.default_rng(4)
     n, trials = 200, 400

@@ -19,7 +19,8 @@ from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database
 
 N = 30
-SHAPES = {"h.0.attn.c_proj.weight": (6, 6), "h.0.ln_1.weight": (6,)}
+SHAPES = {"a.weight": (6, 6), "b.weight": (6,)}
+"""Of no layer and no role, so that there is one scope."""
 FITS = "SELECT * EXCLUDE (run) FROM fits WHERE scope = 'all' AND window_size = 10 ORDER BY fit, parameter, k"
 
 

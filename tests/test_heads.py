@@ -37,7 +37,9 @@ def ingest(place, *more, runs="runs", code=0):
 
 def compute(place, *more, code=0):
     with few_draws():
-        return run_here("compute", *archive(place), "--db", place / "a.duckdb", "--window", 2, *more, code=code)
+        return run_here(
+            "compute", *archive(place), "--db", place / "a.duckdb", "--window", 2, "--no-inference", *more, code=code
+        )
 
 
 def rows(place, sql):

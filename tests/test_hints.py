@@ -24,6 +24,11 @@ def computed(root, *more, code=0):
         return run_here("compute", "--no-spectra", *more, *placed(root), code=code)
 
 
+def windows_of(root, *more):
+    """Compute what these tests look at, and no more."""
+    return computed(root, "--no-inference", *more)
+
+
 def rows(root, sql):
     with Database.read(root / "a.duckdb") as tables:
         return tables.rows(sql).rows
@@ -65,7 +70,7 @@ def test_a_figure_and_an_export_show_the_windows_asked_for(asked_for_five, tmp_p
 
 def test_the_usual_default_needs_no_word(tmp_path):
     ingested(tmp_path)
-    computed(tmp_path, "--window", "5,10")
+    windows_of(tmp_path, "--window", "5,10")
     said = run_here("query", "spectral_edge", "--json", *placed(tmp_path))
     assert len(data_of(said)) == 4
     assert said.stderr == ""
@@ -110,7 +115,7 @@ def test_what_was_not_asked_for_cannot_be_withdrawn(asked_for_five, what, said):
 def test_tables_that_are_behind_the_archive_are_said_to_be_so(tmp_path):
     ingested(tmp_path, n=12)
     assert "nothing of it yet" not in run_here("status", *placed(tmp_path)).stderr  # there are no tables at all
-    computed(tmp_path)
+    windows_of(tmp_path)
     (fresh,) = data_of(run_here("status", "--json", *placed(tmp_path)))["runs"]
     assert fresh["stale"] is None
     assert run_here("query", "history", *placed(tmp_path)).stderr == ""
@@ -122,17 +127,17 @@ def test_tables_that_are_behind_the_archive_are_said_to_be_so(tmp_path):
     shown = run_here("status", *placed(tmp_path))
     assert "run: the tables lack 2 checkpoints that came since" in shown.stderr
     assert [line.split()[0] for line in shown.stdout.splitlines() if " stale " in line] == ["run"]
-    computed(tmp_path)
+    windows_of(tmp_path)
     assert run_here("query", "history", *placed(tmp_path)).stderr == ""
 
 
 def test_a_checkpoint_that_was_replaced_makes_the_tables_stale_until_compute(tmp_path):
     ingested(tmp_path, n=12)
-    computed(tmp_path)
+    windows_of(tmp_path)
     write_safetensors(tmp_path / "run", walk(1, shapes=SHAPES, seed=8), [50])
     run_here("ingest", tmp_path / "run", "--replace", "50", *placed(tmp_path)[:2])
     assert "of other content at 1 checkpoint" in run_here("query", "history", *placed(tmp_path)).stderr
-    computed(tmp_path)
+    windows_of(tmp_path)
     assert run_here("query", "history", *placed(tmp_path)).stderr == ""
 
 
@@ -163,7 +168,7 @@ def test_a_run_that_is_not_drawn_or_has_an_empty_panel_is_named_with_the_reason(
         state["h.0.mlp.c_fc.weight"][0, 0] = math.nan
     write_safetensors(tmp_path / "broken", states)
     run_here("ingest", tmp_path / "broken", *placed(tmp_path)[:2])
-    computed(tmp_path)
+    windows_of(tmp_path)
     said = run_here("plot", "-o", tmp_path / "edge.svg", *placed(tmp_path)[2:]).stderr
     assert "short: left out: no windows of 10 updates for scope all (it has 4 checkpoints)" in said
     assert "broken: its panel is empty: no edge ratio: 4 windows with status nonfinite" in said

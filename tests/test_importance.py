@@ -64,7 +64,7 @@ def place(tmp_path_factory):
 def test_a_table_of_importance_stands_beside_the_spectra(place, tmp_path):
     rows = [f"r,{layer},{0.1 * (layer - 3) ** 2},loss" for layer in range(8)]
     (tmp_path / "i.csv").write_text(HEAD + "\n".join([*rows, "r,x,1,loss", "r,2,nan,loss"]) + "\n")
-    said = run_here("compute", "--importance", tmp_path / "i.csv", *place).stderr
+    said = run_here("compute", "--no-inference", "--importance", tmp_path / "i.csv", *place).stderr
     assert "row 9 is ignored" in said
     assert "row 10 is ignored" in said
     found = data_of(run_here("query", "importance", "--json", *place[2:]))
@@ -79,7 +79,7 @@ def test_a_table_of_importance_stands_beside_the_spectra(place, tmp_path):
         assert by_key[feature, "all"]["rho"] == pytest.approx(wanted)
     inner = np.mean(importance[1:7])
     assert by_key["excess", "boundary"]["rho"] == pytest.approx((importance[0] + importance[7]) / 2 - inner)
-    run_here("compute", *place)  # what was given stays
+    run_here("compute", "--no-inference", *place)  # what was given stays
     assert data_of(run_here("query", "importance", "--json", *place[2:])) == found
 
 

@@ -147,7 +147,7 @@ def test_tables_and_plans_show_products(tmp_path):
     where = {"SEDARCHIVE_ARCHIVE": str(tmp_path / "a.zarr"), "SEDARCHIVE_DB": str(tmp_path / "a.duckdb")}
     run_here("ingest", tmp_path / "run", **where)
     with few_draws():
-        run_here("compute", "--window", "3", **where)
+        run_here("compute", "--window", "3", "--no-inference", **where)
     sql = (
         "SELECT tensor, shape, role, kind, skipped_reason FROM tensors WHERE tensor LIKE '%0.%q_proj%' ORDER BY tensor"
     )
@@ -173,7 +173,7 @@ def test_tables_and_plans_show_products(tmp_path):
     shown = run_here("ingest", "--dry-run", tmp_path / "run", **where).output
     assert "products" in shown
     assert "product 2 x B A of rank 2" in shown
-    again = run_here("compute", "--window", "3", **where)
+    again = run_here("compute", "--window", "3", "--no-inference", **where)
     assert "0 sets of windows" in again.output
     assert "spectra: 0 computed" in again.output
 

@@ -11,7 +11,8 @@ from sedarchive.tables import Database
 
 N = 30
 TABLES = ("fits", "phases", "events", "couplings")
-SHAPES = {"h.0.attn.c_proj.weight": (6, 6)}
+SHAPES = {"a.weight": (6, 6)}
+"""Of no layer and no role, so that there is one scope."""
 
 
 @pytest.fixture

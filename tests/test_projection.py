@@ -185,7 +185,7 @@ def test_the_table_holds_the_errors_of_every_seed_and_dimension_beside_their_ban
     states = walk(16)
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False, windows=(5,), projections=(8, 30), projection_seeds=2)
+    analysis.compute(spectra=False, inference=False, windows=(5,), projections=(8, 30), projection_seeds=2)
     columns = "scope, window_size, dimension, seed, quantity, error, error_low, error_high, n, status"
     found = projections(analysis, columns)
     assert len(found) == 2 * 2 * len(QUANTITIES)
@@ -205,15 +205,15 @@ def test_the_table_holds_the_errors_of_every_seed_and_dimension_beside_their_ban
 def test_projections_stand_until_the_run_grows_and_are_made_for_scopes_asked_for(analysis, tmp_path):
     write_safetensors(tmp_path / "run", walk(10))
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False, windows=(5,), projections=(8,), projection_seeds=1)
+    analysis.compute(spectra=False, inference=False, windows=(5,), projections=(8,), projection_seeds=1)
     made = analysis.rows("SELECT finished FROM computations WHERE table_name = 'projections'")
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     assert analysis.rows("SELECT finished FROM computations WHERE table_name = 'projections'") == made
-    analysis.compute(spectra=False, scopes=("role:query",))
+    analysis.compute(spectra=False, inference=False, scopes=("role:query",))
     assert {row[0] for row in projections(analysis, "scope")} == {"all", "role:query"}
     write_safetensors(tmp_path / "run", walk(12))
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     assert {row[0] for row in projections(analysis, "n")} <= {7, *range(7)}
     assert max(row[0] for row in projections(analysis, "n")) == 7
     assert len(projections(analysis)) == 2 * len(QUANTITIES)
@@ -224,5 +224,5 @@ def test_a_history_with_nan_has_a_status_and_no_value(analysis, tmp_path):
     states[4]["wte.weight"][0, 0] = float("nan")
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False, windows=(5,), projections=(8,), projection_seeds=1)
+    analysis.compute(spectra=False, inference=False, windows=(5,), projections=(8,), projection_seeds=1)
     assert set(projections(analysis, "status, error, error_low, n")) == {("nonfinite", None, None, 0)}

@@ -1,5 +1,7 @@
 """Roles and parts against models of transformers: what is set to zero by its role is what the forward pass misses."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,10 @@ QKV = ("query", "key", "value")
 LATENT = {"deepseek_v2", "deepseek_v2_lite", "deepseek_v3"}  # part of their keys is rotary and made elsewhere
 WITHOUT_CALLS = {"bloom", "mamba"}  # these compute attention, if any, by themselves
 ATTENDING = sorted(set(KINDS) - WITHOUT_CALLS)
+
+
+built = cache(build)
+"""For tests that leave the model as it was."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +53,7 @@ REASONS = (
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_every_parameter_has_a_role_or_a_reason_in_memory_and_in_the_file(name, tmp_path):
-    model = build(name)
+    model = built(name)
     for tensors in (model.state_dict(), saved(model, tmp_path)):
         found = roles_of(model, tensors)
         assert found.family == KINDS[name].family
@@ -63,7 +69,7 @@ def test_every_parameter_has_a_role_or_a_reason_in_memory_and_in_the_file(name, 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_parts_hold_every_element_once_and_no_fused_tensor_is_left_whole(name):
-    model = build(name)
+    model = built(name)
     found = roles_of(model)
     for role in found.roles.values():
         assert not role.contains or role.parts or role.reason == SHARED, role.reason
@@ -76,7 +82,7 @@ def test_parts_hold_every_element_once_and_no_fused_tensor_is_left_whole(name):
     ("name", "at"), [(name, at) for name in ATTENDING for at in range(3) if at != 1 or name not in LATENT]
 )
 def test_what_is_zeroed_by_its_role_is_zero_in_attention_and_the_others_are_not(name, at):
-    model = build(name)
+    model = built(name)
     found = roles_of(model)
     before = watch(model).attended
     with zeroed(model, found, QKV[at]):
@@ -92,7 +98,7 @@ def test_what_is_zeroed_by_its_role_is_zero_in_attention_and_the_others_are_not(
 
 @pytest.mark.parametrize("name", sorted(LATENT))
 def test_keys_made_from_a_latent_are_zero_but_for_their_rotary_part(name):
-    model = build(name)
+    model = built(name)
     found = roles_of(model)
     length = model.config.qk_nope_head_dim
     ((queries, keys, values, _),) = watch(model).attended

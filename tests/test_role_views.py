@@ -353,7 +353,7 @@ def assert_spectra(found, truth):
 def test_every_expert_has_a_spectrum_and_an_update_of_its_own(analysis, tmp_path):
     states = history(tmp_path / "runs" / "moe", 4)
     analysis.ingest(tmp_path / "runs" / "moe")
-    (report,) = analysis.compute(windows=(2,), scopes=("role:gate", "role:up", "role:down"))
+    (report,) = analysis.compute(inference=False, windows=(2,), scopes=("role:gate", "role:up", "role:down"))
     assert report.error is None
     last, prefix = states[-1], "model.layers.0.mlp.experts."
     truth = {name: last[name] for name in (f"model.layers.0.self_attn.{one}_proj.weight" for one in "qkvo")}
@@ -383,7 +383,7 @@ def test_the_gram_matrices_of_the_experts_add_up_whatever_the_slabs(analysis, tm
     monkeypatch.setattr(grid, "SMALL_TENSOR_BYTES", 64)
     states = history(tmp_path / "runs" / "moe", 4)
     analysis.ingest(tmp_path / "runs" / "moe")
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     archive = Archive(analysis.archive)
     parts = anatomy(archive.run("moe"))
     stored = StoredGrams(parts, archive.store, gram_key(parts, GramOptions(2**30)))
@@ -398,7 +398,7 @@ def test_the_gram_matrices_of_the_experts_add_up_whatever_the_slabs(analysis, tm
 def test_the_heads_of_transformer_lens_have_the_spectrum_of_all_together(analysis, tmp_path):
     states = lens_history(tmp_path / "runs" / "lens", 3)
     analysis.ingest(tmp_path / "runs" / "lens")
-    assert [report.error for report in analysis.compute()] == [None]
+    assert [report.error for report in analysis.compute(inference=False)] == [None]
     found, last = sigmas(analysis, "lens", 2), states[-1]
     names = [name for name in LENS if name.split(".")[-1].startswith("W_")]
     truth = {name: last[name] for name in names}

@@ -156,7 +156,7 @@ def test_a_constant_parameter_that_is_not_finite_is_an_error_once_it_is_known_to
         state["h.0.ln_1.weight"][0] = math.nan
     write_safetensors(tmp_path / "run", states)
     analysis.ingest(tmp_path / "run")
-    analysis.compute(spectra=False)
+    analysis.compute(spectra=False, inference=False)
     sql = "SELECT severity, tensor FROM audit WHERE check_name = 'nonfinite'"
     assert analysis.rows(sql) == [("error", "h.0.ln_1.weight")]
 
@@ -172,7 +172,7 @@ def test_an_archive_without_counts_is_told_by_what_compute_counts(analysis, tmp_
             path, {name: value for name, value in record.items() if name not in ("nonfinite", "record_digest")}
         )
     assert Archive(analysis.archive).run("run").commits[2].nonfinite is None
-    (computed,) = analysis.compute(spectra=False)
+    (computed,) = analysis.compute(spectra=False, inference=False)
     (found,) = [one for one in computed.findings if one.check_name == "nonfinite"]
     assert (found.step, found.tensor) == (20, "wte.weight")
 
@@ -195,10 +195,10 @@ def test_tables_follow_a_replaced_checkpoint(tmp_path, places):
     changed_run(tmp_path, places)
     made = Analysis(tmp_path / "a.zarr", tmp_path / "a.duckdb")
     sql = "SELECT DISTINCT status FROM windows WHERE scope = 'all' AND window_size = 5"
-    made.compute(spectra=False)
+    made.compute(spectra=False, inference=False)
     assert made.rows(sql) == [("nonfinite",)]
     take(tmp_path / "run", places, "--replace", "30")
-    made.compute(spectra=False)
+    made.compute(spectra=False, inference=False)
     assert made.rows(sql) == [("ok",)]
     assert made.rows("SELECT count(*) FROM checkpoints") == [(6,)]
 

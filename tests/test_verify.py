@@ -25,7 +25,7 @@ def clean(tmp_path_factory):
     write_log(root / "runs/a", range(0, 100, 10))
     write_safetensors(root / "runs/a/b", walk(3, seed=1))
     ingest([root / "runs"], root / "a.zarr", IngestOptions())
-    compute(root / "a.zarr", root / "a.duckdb", ComputeOptions(spectra=False))
+    compute(root / "a.zarr", root / "a.duckdb", ComputeOptions(spectra=False, inference=False))
     return root / "a.zarr"
 
 
@@ -54,7 +54,7 @@ def test_a_clean_archive_has_no_finding_after_ingest_compute_and_growth(tmp_path
         write_log(tmp_path / "run", range(0, 10 * n, 10))
         ingest([tmp_path / "run"], tmp_path / "a.zarr", IngestOptions())
         assert verify(tmp_path / "a.zarr") == []
-        compute(tmp_path / "a.zarr", tmp_path / "a.duckdb", ComputeOptions())
+        compute(tmp_path / "a.zarr", tmp_path / "a.duckdb", ComputeOptions(inference=False))
         assert verify(tmp_path / "a.zarr") == []
 
 
@@ -186,7 +186,7 @@ def test_computing_on_a_damaged_run_never_covers_the_damage(grown, pattern, dama
     archive = grown / "a.zarr"
     path = archive / "run" / pattern
     flip(path) if damage == "flip" else path.unlink()
-    (report,) = compute(archive, grown / "a.duckdb", ComputeOptions(spectra=False))
+    (report,) = compute(archive, grown / "a.duckdb", ComputeOptions(spectra=False, inference=False))
     assert report.error is None or "verify" in report.error
     assert errors(archive)
 
