@@ -1,6 +1,7 @@
 """Fits of windows in the tables: they follow their null and the logs, and leave other fits alone."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_a_size_that_gets_its_null_later_has_the_fits_of_one_that_had_it_at_once
     assert analysis.rows(unit) == [(True,)]
 
 
+@cache
 def later_at(name):
     with Database.in_memory() as tables:
         columns = [column for table, column, *_ in tables.describe().rows if table == "fits" and column != "run"]
