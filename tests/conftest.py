@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from threadpoolctl import threadpool_limits
 
-from sedarchive.compute import matrix_stats
+from sedarchive.compute import matrix_nulls
 from sedarchive.compute import null_rows as null_tables
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
@@ -73,7 +73,7 @@ def one_blas_thread():
 @pytest.fixture(scope="session", autouse=True)
 def nulls_of_matrices_drawn_once():
     """Draw the null of a shape once a process: it depends on nothing else, and every new database asks for it."""
-    with mock.patch.object(matrix_stats, "null_columns", cache(matrix_stats.null_columns)):
+    with mock.patch.object(matrix_nulls, "null_columns", cache(matrix_nulls.null_columns)):
         yield
 
 
