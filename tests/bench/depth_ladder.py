@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from measure import Settings, settings
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, ttest_1samp
 from scipy.stats import t as student
 from small_gpt import SmallGPT, standard_library, train
 
@@ -26,6 +26,7 @@ from sedarchive.compute.options import ComputeOptions
 from sedarchive.compute.refresh import compute
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.lifecycle.gradients import hump_of
+from sedarchive.lifecycle.timescales import Decay, fit_decay
 from sedarchive.recipes import find_recipes, run_recipe
 from sedarchive.tables import Database
 
@@ -65,8 +66,23 @@ _PROFILES = """
     )
     SELECT run, list(alpha ORDER BY layer) FROM layers GROUP BY run ORDER BY run
 """
+_FROM_ARRIVAL = """
+    SELECT w.run, list(s.step ORDER BY s.step), list(s.alpha ORDER BY s.step), list(s.stable_rank ORDER BY s.step)
+    FROM layer_waves AS w
+    JOIN (
+        SELECT run, layer, step, avg(alpha) AS alpha, avg(stable_rank) AS stable_rank
+        FROM matrix_stats
+        WHERE layer IS NOT NULL
+        GROUP BY run, layer, step
+    ) AS s ON s.run = w.run AND s.layer = w.layer AND s.step >= w.arrival_step
+    WHERE w.scope = 'trunk'
+    GROUP BY w.run, w.layer
+    ORDER BY w.run, w.layer
+"""
 _SIZE = 0.05
 """Share of runs that a test rejects where there is nothing."""
+_LOOKS = 8
+"""Means over runs on the page; each is held to this part of the 5 %."""
 Row = dict[str, Any]
 Floats = NDArray[np.float64]
 Ask = Callable[..., list[Row]]
@@ -115,6 +131,7 @@ def page(tables: Database, ask: Ask) -> Iterator[str]:
     yield from _humps(tables, ask)
     yield from _asymmetries(ask)
     yield from _timescales(ask)
+    yield from _same_start(tables)
     yield from _laws(ask)
 
 
@@ -221,10 +238,27 @@ def _timescales(ask: Ask) -> Iterator[str]:
             yield f"  {row['run']}, {metric}: tau {_interval(row, f'tau_{metric}')} steps; layers: {counted}"
         gain = _number(row["shared_equilibrium_aicc_gain"])
         yield f"  {row['run']}: ratio {_interval(row, 'tau_ratio')}; AICc gain of one rest for all {gain}"
-    yield _verdict([row["tau_ratio_high"] < 1 for row in _with(whole, "tau_ratio_high")], "a ratio of tau below 1")
+    judged = [row["tau_ratio_high"] < 1 for row in _with(whole, "tau_ratio_high")]
+    yield _verdict(judged, f"a ratio of tau below 1, of the {len(whole)} runs those whose interval has an end")
     gains = [row["shared_equilibrium_aicc_gain"] for row in _with(whole, "shared_equilibrium_aicc_gain")]
     apart = sum(gain < -2 for gain in gains)
     yield f"  one rest of the stable rank for all layers will do in {sum(gain > 2 for gain in gains)}, not in {apart}"
+
+
+def _same_start(tables: Database) -> Iterator[str]:
+    """Ratio of the time constants where alpha is followed from the arrival on too, as the stable rank is."""
+    decays: dict[str, list[tuple[Decay, Decay]]] = {}
+    for run, steps, alphas, ranks in tables.rows(_FROM_ARRIVAL).rows:
+        times = np.array(steps, dtype=np.float64)
+        both = fit_decay(times, np.array(ranks)), fit_decay(times, np.array(alphas))
+        decays.setdefault(run, []).append(both)
+    means = []
+    for run, layers in decays.items():
+        known = [(rank.tau, alpha.tau) for rank, alpha in layers if rank.status == alpha.status == "ok"]
+        if known:
+            means.append(float(np.mean([math.log(rank / alpha) for rank, alpha in known])))
+            yield f"  {run}, both from the arrival on: {_number(math.exp(means[-1]))}, {len(known)} layers"
+    yield _over_runs(means, "logarithm of that ratio")
 
 
 def _with(rows: Sequence[Row], name: str) -> list[Row]:
@@ -278,7 +312,10 @@ def _over_runs(values: Sequence[float], what: str) -> str:
         return f"  over runs, {what}: too few"
     reach = float(student.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found)))
     mean = float(found.mean())
-    return f"  over {len(found)} runs, {what}: {_number(mean)} [{_number(mean - reach)}, {_number(mean + reach)}]"
+    p = float(ttest_1samp(found, 0.0).pvalue)
+    stands = "yes" if p < _SIZE / _LOOKS else "no"
+    ends = f"[{_number(mean - reach)}, {_number(mean + reach)}]"
+    return f"  over {len(found)} runs, {what}: {_number(mean)} {ends}, p {_number(p)}, other than 0: {stands}"
 
 
 def _interval(row: Row, name: str, low: str | None = None, high: str | None = None) -> str:
