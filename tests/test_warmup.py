@@ -147,6 +147,7 @@ def test_a_factor_gives_the_same_architecture_at_another_width(place, tmp_path, 
     assert torch.isfinite(new(torch.arange(5)[None]).logits).all()
 
 
+@pytest.mark.parametrize("place", ["gpt2"], indirect=True)
 def test_a_seed_gives_the_same_model_and_another_seed_another(place, tmp_path):
     at, _, _ = place
     said = data_of(run_here("warmup", "r", "-o", tmp_path / "a", "--json", *at))
@@ -158,6 +159,7 @@ def test_a_seed_gives_the_same_model_and_another_seed_another(place, tmp_path):
     assert not any(torch.equal(a[name], c[name]) for name in a if a[name].ndim == 2)
 
 
+@pytest.mark.parametrize("place", ["gpt2"], indirect=True)
 def test_mistakes_are_told_with_a_way_out(place, tmp_path):
     at, _, _ = place
     for args, code, words in (
