@@ -1,5 +1,5 @@
 -- summary: How a spectral metric changes over depth at one step: slope, ends, inverted U and its peak.
--- param metric = 'alpha' | 'stable_rank' | 'entropy': column of matrix_stats
+-- param metric = 'alpha' | 'stable_rank' | 'entropy' | 'alpha_sigma_weighted' | 'alpha_inverse_k' | 'alpha_ols' | 'alpha_top_half' | 'alpha_top_50' | 'alpha_hill' | 'alpha_mle': column of matrix_stats
 -- param step integer: optimizer step of a checkpoint with spectra (not set: the last of each run)
 -- param scope: only this scope, trunk or role:R (not set: all)
 -- param run: only this run (not set: all runs)
@@ -8,7 +8,7 @@
 -- source: Liu 2026 (arXiv:2604.22778), gradients and inverted U; measures and tests are our reading
 -- note: Slopes are over relative depth (0: first layer, 1: last). shape is inverted_u or u only where a parabola has an
 --   AICc at least 2 below that of a line and its vertex lies inside. reversal_step: after it, first_last keeps its last
---   sign (NULL: it never turned).
+--   sign (NULL: it never turned; only of the first three metrics).
 WITH
 wanted AS (
     SELECT *

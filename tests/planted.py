@@ -26,6 +26,8 @@ LEAD = 3
 WAVE_SLOWNESS = 130.0
 EXPONENT = 0.26
 PEAK = 0.36
+PEAK_OLS = 0.64
+"""Where alpha_ols of the same run has its peak."""
 TAU_RANK, TAU_ALPHA = 200.0, 700.0
 REST_ALPHA = np.array([0.30, 0.38, 0.42, 0.40, 0.33, 0.25])
 """Alpha that each layer of the planted timescales comes to rest at."""
@@ -154,7 +156,10 @@ def plant_asymmetry(db, n_layers=12):
     for role, spread in (("query", 0.09), ("key", 0.09), ("value", 0.03), ("output", 0.03)):
         last = 0.5 + spread * rng.standard_normal(n_layers)
         for layer in range(n_layers):
-            hump = 0.4 - 0.5 * (layer / (n_layers - 1) - PEAK) ** 2 + 0.004 * rng.standard_normal()
+            hump, hump_ols = (
+                0.4 - 0.5 * (layer / (n_layers - 1) - peak) ** 2 + 0.004 * rng.standard_normal()
+                for peak in (PEAK, PEAK_OLS)
+            )
             columns = {
                 "step": [0, 1000],
                 "layer": layer,
@@ -164,6 +169,7 @@ def plant_asymmetry(db, n_layers=12):
                 "stable_rank": [20.0, 20.0 * (1 - last[layer])],
                 "entropy": [4.0, 3.5],
                 "alpha": [0.2, hump],
+                "alpha_ols": [0.2, hump_ols],
                 "status": "ok",
             }
             db.replace("matrix_stats", {"run": "asymmetry", "matrix": f"blocks.{layer}.{role}"}, columns)
@@ -201,6 +207,35 @@ def plant_timescales(db, run, rests, seed=4):
             "status": "ok",
         }
         db.replace("matrix_stats", {"run": run, "matrix": f"blocks.{layer}.query"}, columns)
+
+
+def plant_dissociation(db, n_layers=12, n=80):
+    """A wave of compression that ends deeper in the last layers, an alpha gradient that grows; and a run of noise.
+
+    The loss falls in both, and in the first also where alpha rises.
+    """
+    rng, steps = np.random.default_rng(5), 50 * np.arange(n)
+    wobble = autoregressive(rng, n, 0.5, 3)
+    for run, shown in (("dissociated", -wobble[0]), ("even", wobble[1])):
+        loss = 2 + 3 * np.exp(-steps / 500) + 0.1 * shown + 0.03 * wobble[2]
+        db.replace("metrics", {"run": run}, {"step": steps, "name": "val_loss", "value": loss, "source": "log"})
+    for layer in range(n_layers):
+        depth = layer / (n_layers - 1)
+        compressed = (0.5 + 0.12 * depth) / (1 + np.exp(-(steps - 600 - 900 * depth) / 120))
+        for run, share in (("dissociated", 1), ("even", 0)):
+            noise = autoregressive(rng, n, 0.5, 2)
+            columns = {
+                "step": steps,
+                "layer": layer,
+                "role": "query",
+                "n_rows": 256,
+                "n_cols": 256,
+                "stable_rank": (80 + noise[0]) * (1 - share * compressed),
+                "entropy": 5.0 - share * 0.1 * depth - 0.001 * noise[1],
+                "alpha": 0.3 + 0.01 * (noise[1] + wobble[0]) + share * 0.15 * depth * (1 - np.exp(-steps / 2000)),
+                "status": "ok",
+            }
+            db.replace("matrix_stats", {"run": run, "matrix": f"blocks.{layer}.query"}, columns)
 
 
 def plant_scaling(db):
@@ -354,6 +389,7 @@ def plant_everything(db):
         plant_preset(db)
         plant_waves(db)
         plant_asymmetry(db)
+        plant_dissociation(db)
         plant_scaling(db)
         plant_laws(db)
         plant_edge(db)

@@ -9,12 +9,16 @@ from typing import get_args, get_type_hints
 import pytest
 from small import data_of, run_here
 
+from sedarchive.compute.agreement_rows import FIT as AGREEMENT
 from sedarchive.compute.flow_rows import FITS
 from sedarchive.compute.importance_rows import FIT as IMPORTANCE
 from sedarchive.compute.lead_rows import FIT
 from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
+from sedarchive.compute.loss_rows import FEATURES as LOSS_FEATURES
+from sedarchive.compute.loss_rows import KINDS as LOSS_KINDS
 from sedarchive.compute.scaling_rows import FIT as SCALING
 from sedarchive.compute.timescale_rows import FIT as TIMESCALES
+from sedarchive.compute.trend_rows import GRADIENTS
 from sedarchive.explain import explain
 from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
@@ -30,7 +34,8 @@ ENTRIES = read_entries()
 RESULTS = (
     *("updates", "windows", "window_sigmas", "phases", "events", "couplings", "fits", "projections"),
     *("drift", "components", "matrix_spectra", "matrix_stats", "aspect_stats"),
-    *("layer_waves", "depth_gradients", "layer_importance"),
+    *("layer_waves", "depth_gradients", "layer_importance", "depth_trends", "dissociations"),
+    "loss_correlations",
 )
 NOT_YET: tuple[str, ...] = ()
 """Columns (table.column) and modules (compute/name.py) whose entries are still to be written."""
@@ -134,10 +139,19 @@ SITES = {
         *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
     ),
     "layer_waves.status": ("compute/lifecycle_rows.py:wave_rows",),
-    "depth_gradients.status": ("inference/leads.py:fit_line",),
-    "depth_gradients.shape": ("lifecycle/gradients.py:hump_of",),
+    "depth_gradients.status": ("lifecycle/gradients.py:_status",),
+    "depth_trends.status": ("lifecycle/strengthening.py:slow_trend",),
+    "dissociations.status": (
+        *("compute/dissociation_rows.py:dissociation_rows", "compute/dissociation_rows.py:_status"),
+    ),
+    "loss_correlations.status": (
+        *("lifecycle/lossrank.py:level_couplings", "lifecycle/lossrank.py:change_couplings"),
+        "lifecycle/lossrank.py:_judged",
+    ),
+    "depth_gradients.shape": ("lifecycle/gradients.py:humps_of",),
     "fits.status": (
-        *("compute/lifecycle_rows.py:asymmetry_rows", "compute/lifecycle_rows.py:gradient_rows"),
+        *("compute/lifecycle_rows.py:asymmetry_rows", "compute/gradient_rows.py:_reversal_row"),
+        "compute/agreement_rows.py:agreement_rows",
         "lifecycle/waves.py:fit_wave",
         *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
         *("compute/scaling_rows.py:law_rows", "compute/importance_rows.py:_excess"),
@@ -201,7 +215,10 @@ def test_every_value_that_the_code_writes_is_explained(column):
         ("couplings.detrend", DEGREES),
         ("couplings.kind", KINDS),
         ("couplings.peak_rule", (*PEAK_RULES, "lowest", "highest")),
-        ("fits.fit", (FIT, SCALING, IMPORTANCE, *FITS, *LIFECYCLE_FITS, TIMESCALES)),
+        ("loss_correlations.feature", LOSS_FEATURES),
+        ("loss_correlations.kind", LOSS_KINDS),
+        ("depth_trends.gradient", GRADIENTS),
+        ("fits.fit", (FIT, SCALING, IMPORTANCE, *FITS, *LIFECYCLE_FITS, TIMESCALES, AGREEMENT)),
     ],
 )
 def test_every_name_in_a_column_of_names_is_explained(column, values):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sedarchive.lifecycle.asymmetry import asymmetry
-from sedarchive.lifecycle.gradients import gradient_of, hump_of, relative_depth, reversal
+from sedarchive.lifecycle.gradients import gradients_of, hump_of, relative_depth, reversal
 from sedarchive.lifecycle.ranks import mann_kendall, theil_sen
 from sedarchive.lifecycle.scaling import scaling_law, spread_null
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
@@ -133,9 +133,29 @@ def test_two_values_have_no_trend():
 
 def test_a_gradient_is_its_slope_over_relative_depth():
     values = 3 - 2 * relative_depth(7)
-    found = gradient_of(values)
-    assert (found.line.slope, found.first_last) == (pytest.approx(-2), pytest.approx(2))
-    assert found.halves == pytest.approx(values[:3].mean() - values[4:].mean())
+    found = gradients_of(values[:, None])
+    assert (found.slope[0], found.first_last[0]) == (pytest.approx(-2), pytest.approx(2))
+    assert found.halves[0] == pytest.approx(values[:3].mean() - values[4:].mean())
+
+
+@pytest.mark.parametrize(("n_layers", "status"), [(3, "three_points"), (7, "few"), (12, "ok")])
+def test_gradients_at_many_steps_are_lines_through_each(n_layers, status):
+    values = np.random.default_rng(n_layers).standard_normal((n_layers, 5))
+    values[:, 4] = 0.1
+    found = gradients_of(values)
+    for at in range(4):
+        line = stats.linregress(relative_depth(n_layers), values[:, at])
+        reach = stats.t.ppf(0.975, n_layers - 2) * line.stderr
+        assert found.slope[at] == pytest.approx(line.slope)
+        assert (found.slope_low[at], found.slope_high[at]) == pytest.approx((line.slope - reach, line.slope + reach))
+        assert found.spread[at] == np.ptp(values[:, at])
+    assert found.status.tolist() == [status] * 4 + ["constant"]
+
+
+def test_two_layers_have_ends_and_no_slope():
+    found = gradients_of(np.array([[1.0], [4.0]]))
+    assert (found.first_last[0], found.halves[0], found.status[0]) == (-3.0, -3.0, "too_few")
+    assert np.isnan(found.slope[0])
 
 
 def test_the_reversal_is_the_last_change_of_sign():

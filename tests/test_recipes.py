@@ -49,10 +49,13 @@ def ask(db, recipe, **values):
 
 RECIPE_NAMES = """
 adiabatic
+alpha_loss
 compression_wave
 coupling
 decay_split
 depth_gradients
+dissociation
+entropy_alpha
 events
 explained_share
 gap_flow
@@ -78,6 +81,7 @@ signal_ranks
 sliding_coupling
 spectral_edge
 stability
+strengthening
 turning
 two_timescales
 wave_velocity
@@ -353,6 +357,57 @@ def test_a_planted_hump_of_alpha_is_an_inverted_u_with_its_peak(planted_db):
         assert row["aicc_gain"] > 2
     [start] = ask(planted_db, "depth_gradients", run="asymmetry", step="0", scope="trunk")
     assert (start["shape"], start["status"]) == ("monotone", "constant")
+
+
+def test_another_alpha_has_gradients_of_its_own(planted_db):
+    [row] = ask(planted_db, "depth_gradients", run="asymmetry", scope="trunk", metric="alpha_ols")
+    assert row["shape"] == "inverted_u"
+    assert row["peak_low"] < planted.PEAK_OLS < row["peak_high"]
+    assert ask(planted_db, "depth_gradients", run="asymmetry", metric="alpha_hill") == []
+
+
+def test_a_planted_gradient_that_grows_strengthens_and_noise_does_not(planted_db):
+    [row] = ask(planted_db, "strengthening", run="dissociated", metric="alpha")
+    assert (row["strengthens"], row["status"], row["scope"]) == (True, "ok", "trunk")
+    assert 0 < row["rate_low"] < row["rate"] < row["rate_high"]
+    assert row["last"] == pytest.approx(0.15 * (1 - np.exp(-2)), abs=0.03)
+    [spread] = ask(planted_db, "strengthening", run="dissociated", metric="alpha", gradient="spread")
+    assert spread["p"] <= 0.05
+    [even] = ask(planted_db, "strengthening", run="even", metric="alpha")
+    assert (even["strengthens"], even["rate_low"] < 0 < even["rate_high"]) == (False, True)
+    [smooth] = ask(planted_db, "strengthening", run="wave", metric="alpha")
+    assert (smooth["p"], smooth["status"]) == (None, "few_effective")
+
+
+def test_a_planted_dissociation_shows_its_parts(planted_db):
+    [row] = ask(planted_db, "dissociation", run="dissociated", scope="trunk")
+    assert (row["dissociated"], row["n"], row["status"]) == (True, 12, "ok")
+    assert row["gradient_before"] < -row["gradient_null"] < row["gradient_null"] < row["gradient_after"]
+    assert 1200 < row["reversal_step"] < 2600
+    assert row["spread_low"] < row["spread_ratio"] < row["spread_high"]
+    assert row["p"] == max(row["spread_p"], row["alpha_p"]) <= 0.05
+    [even] = ask(planted_db, "dissociation", run="even", scope="trunk")
+    assert (even["dissociated"], even["reversal_step"]) == (False, None)
+    assert even["p"] > 0.05
+    assert {row["status"] for row in ask(planted_db, "dissociation", run="wave_without_start")} == {"no_start"}
+
+
+def test_an_alpha_that_moves_with_the_loss_is_told_from_one_that_does_not(planted_db):
+    mean, spread = ask(planted_db, "alpha_loss", run="dissociated")
+    assert (mean["feature"], mean["status"], mean["n"]) == ("mean_alpha", "ok", 79)
+    assert mean["low"] < mean["rho"] < mean["high"] < -0.5
+    assert mean["p_feature"] <= mean["p"] <= 0.01
+    assert mean["rho_level"] < -0.5
+    assert spread["p_feature"] > 0.05
+    assert all(row["p"] > 0.05 for row in ask(planted_db, "alpha_loss", run="even"))
+
+
+def test_an_entropy_that_mirrors_alpha_is_shown_beside_its_null(planted_db):
+    [row] = ask(planted_db, "entropy_alpha", run="dissociated", scope="trunk")
+    assert row["rho"] < row["null_low"] < 0 < row["null_high"]
+    assert (row["n"], row["status"]) == (12, "ok")
+    assert row["p"] <= 0.01
+    assert {row["status"] for row in ask(planted_db, "entropy_alpha", run="wave_of_two")} == {"too_few"}
 
 
 def test_a_planted_asymmetry_lies_outside_its_null(planted_db):

@@ -41,10 +41,11 @@ _LOSSES = (
 )
 
 
-_LOG_HASHES = (
+LOG_HASHES = (
     "SELECT name, count(*), bit_xor(hash(step, value, coalesce(source, ''))) FROM metrics "
     "WHERE run = ? AND (name LIKE '%loss%' OR name = 'lr') GROUP BY name ORDER BY name"
 )
+"""Hashes of a run's logged losses and learning rate."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_inputs(
 
 def input_keys(database: Database, run: str, sizes: Sequence[int]) -> dict[str, str]:
     """Scope -> hash of everything that its couplings follow from, without reading it."""
-    logged = database.rows(_LOG_HASHES, [run]).rows
+    logged = database.rows(LOG_HASHES, [run]).rows
     windows: dict[str, list[tuple[int, str]]] = {}
     for (scope, size), key in window_keys(database, run).items():
         if size in sizes:

@@ -1,4 +1,4 @@
-"""Rows of ``layer_waves``, ``depth_gradients`` and ``fits`` that follow from the metrics of one run's matrices."""
+"""Metrics of one run's matrices by layer and step, and the rows of waves and of asymmetry that follow from them."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.leads import Line
 from sedarchive.lifecycle.asymmetry import asymmetry
-from sedarchive.lifecycle.gradients import Hump, gradient_of, hump_of, reversal
 from sedarchive.lifecycle.ranks import RankSlope
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
 
@@ -18,11 +17,17 @@ Floats = NDArray[np.float64]
 ALL_ROLES = "trunk"
 """Scope of the mean over all roles of a layer."""
 METRICS = ("stable_rank", "alpha", "entropy")
+ALPHAS = (
+    *("alpha_sigma_weighted", "alpha_inverse_k", "alpha_ols", "alpha_top_half", "alpha_top_50"),
+    *("alpha_hill", "alpha_mle"),
+)
+"""The other readings of alpha."""
+FOLLOWED = (*METRICS, *ALPHAS)
 """What is followed over depth."""
 FITS = ("compression_wave", "depth_gradient", "qk_vo_asymmetry")
 LEAST_COMPRESSION = 0.05
 """A layer whose compression never gets this large has no arrival."""
-_REACH = 3 * math.sqrt(2)
+REACH = 3 * math.sqrt(2)
 """Standard errors of a difference of two stable ranks inside which a compression is noise."""
 _ATTENTION = ("query", "key", "value", "output")
 
@@ -54,7 +59,7 @@ def wave_rows(metrics: LayerMetrics) -> tuple[list[Row], list[Row]]:
     if not len(steps) or steps[0] != 0:
         return [_layer_row(metrics, at, math.nan, math.nan, "no_start") for at in range(len(metrics.layers))], []
     compressed = compression(ranks)
-    least = np.maximum(LEAST_COMPRESSION, _REACH * metrics.spread)
+    least = np.maximum(LEAST_COMPRESSION, REACH * metrics.spread)
     found = arrivals(steps.astype(np.float64), compressed, least)
     rows = [
         _layer_row(metrics, at, arrival, float(compressed[at].max()), "no_wave" if np.isnan(arrival) else "ok")
@@ -68,31 +73,6 @@ def wave_rows(metrics: LayerMetrics) -> tuple[list[Row], list[Row]]:
         shared | {"parameter": "slowness_ranks"} | _rank_columns(wave.ranks) | {"status": wave.status},
         shared | {"parameter": "velocity", "status": wave.status} | velocity,
     ]
-
-
-def gradient_rows(metrics: LayerMetrics) -> tuple[list[Row], list[Row]]:
-    """Rows of ``depth_gradients``, and those of ``fits``: when the gradient of each metric turned."""
-    gradients: list[Row] = []
-    fits: list[Row] = []
-    for metric in METRICS:
-        known = metrics.complete(metric)
-        steps, values = metrics.steps[known], metrics.values[metric][:, known]
-        if not len(steps) or len(metrics.layers) < 2:
-            continue
-        series = [_gradient_row(metrics, metric, int(step), values[:, at]) for at, step in enumerate(steps)]
-        gradients += series
-        turned = reversal(steps.astype(np.float64), np.array([row["first_last"] for row in series]))
-        fits.append(
-            {
-                "fit": "depth_gradient",
-                "scope": metrics.scope,
-                "parameter": f"reversal_{metric}",
-                "estimate": turned,
-                "n": len(steps),
-                "status": "none" if math.isnan(turned) else "ok",
-            }
-        )
-    return gradients, fits
 
 
 def asymmetry_rows(by_role: dict[str, LayerMetrics]) -> list[Row]:
@@ -143,38 +123,8 @@ def _layer_row(metrics: LayerMetrics, at: int, arrival: float, largest: float, s
         "layer": int(metrics.layers[at]),
         "arrival_step": arrival,
         "largest_compression": largest,
-        "compression_null": _REACH * float(metrics.spread[at]),
+        "compression_null": REACH * float(metrics.spread[at]),
         "status": status,
-    }
-
-
-def _gradient_row(metrics: LayerMetrics, metric: str, step: int, values: Floats) -> Row:
-    gradient, hump = gradient_of(values), hump_of(values)
-    line = gradient.line
-    return {
-        "scope": metrics.scope,
-        "metric": metric,
-        "step": step,
-        "slope": line.slope,
-        "slope_low": line.slope_low,
-        "slope_high": line.slope_high,
-        "first_last": gradient.first_last,
-        "halves": gradient.halves,
-        "spread": float(values.max() - values.min()),
-        **_hump_columns(hump),
-        "n": len(values),
-        "status": line.status,
-    }
-
-
-def _hump_columns(hump: Hump) -> Row:
-    return {
-        "shape": hump.shape,
-        "peak": hump.peak,
-        "peak_low": hump.peak_low,
-        "peak_high": hump.peak_high,
-        "curvature": hump.curvature,
-        "aicc_gain": hump.aicc_gain,
     }
 
 

@@ -126,6 +126,9 @@ _OF_RUNS = (
     "aspect_stats",
     "layer_waves",
     "depth_gradients",
+    "depth_trends",
+    "dissociations",
+    "loss_correlations",
     "layer_importance",
     "computations",
 )

@@ -8,6 +8,8 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.lifecycle.ranks import mean_ranks
+
 Floats = NDArray[np.float64]
 
 EXACT_UP_TO = 9
@@ -56,9 +58,7 @@ def rank_correlation(x: Floats, y: Floats, seed: int = 0) -> RankCorrelation:
 
 def _standardised(values: Floats) -> Floats:
     """Ranks (n,) with mean 0 and squares that sum to 1; zeros if all are equal."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    ranks = mean_rank[place] - (len(values) + 1) / 2
+    ranks = mean_ranks(values) - (len(values) + 1) / 2
     length = float(np.linalg.norm(ranks))
     return np.asarray(ranks / length if length else ranks)
 

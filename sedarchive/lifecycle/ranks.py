@@ -35,17 +35,26 @@ class Trend:
     n: int
 
 
-def theil_sen(x: Floats, y: Floats, level: float = 0.95) -> RankSlope:
+def theil_sen(x: Floats, y: Floats, level: float = 0.95, critical: float | None = None) -> RankSlope:
     """Median slope of y on x (n,), pairs of equal x left out.
 
     Source: Sen 1968; the interval needs no law of the errors, and holds for few points.
+
+    Parameters
+    ----------
+    x, y
+        The points, finite.
+    level
+        Of the interval, where errors are independent.
+    critical
+        Kendall's score from which on a slope is excluded, where they are not; None: as ``level`` says.
     """
     first, second = np.triu_indices(len(x), 1)
     apart = x[first] != x[second]
     slopes = np.sort((y[second] - y[first])[apart] / (x[second] - x[first])[apart])
     if not len(slopes):
         return RankSlope(math.nan, math.nan, math.nan)
-    reach = _critical(len(x), level)
+    reach = _critical(len(x), level) if critical is None else critical
     outer = int((len(slopes) - reach) // 2) if reach <= len(slopes) else -1
     low, high = (slopes[outer], slopes[len(slopes) - 1 - outer]) if outer >= 0 else (-math.inf, math.inf)
     return RankSlope(float(np.median(slopes)), float(low), float(high))
@@ -59,15 +68,31 @@ def mann_kendall(series: Floats) -> Trend:
     n = len(series)
     if n < 3:
         return Trend(math.nan, math.nan, n)
-    first, second = np.triu_indices(n, 1)
-    score = int(np.sign(series[second] - series[first]).sum())
+    score = kendall_score(series)
     tau = score / (n * (n - 1) / 2)
     if n <= EXACT_UP_TO:
         share = _scores(n)
         reach = np.abs(2 * np.arange(len(share)) - (len(share) - 1)) >= abs(score)
         return Trend(tau, float(share[reach].sum()), n)
-    spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    return Trend(tau, float(2 * ndtr(-max(abs(score) - 1, 0) / spread)), n)
+    return Trend(tau, float(2 * ndtr(-max(abs(score) - 1, 0) / score_spread(n))), n)
+
+
+def mean_ranks(values: Floats) -> Floats:
+    """Ranks (n,) from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
+
+
+def kendall_score(series: Floats) -> int:
+    """Pairs of a series (n,) whose later value is larger, less those whose later value is smaller."""
+    first, second = np.triu_indices(len(series), 1)
+    return int(np.sign(series[second] - series[first]).sum())
+
+
+def score_spread(n: int) -> float:
+    """Standard deviation of Kendall's score of n independent values."""
+    return math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
 
 
 @lru_cache(maxsize=64)
@@ -82,8 +107,7 @@ def _scores(n: int) -> Floats:
 def _critical(n: int, level: float) -> float:
     """Smallest score whose two-sided probability P(|S| >= score) is at most 1 - level; inf if there is none."""
     if n > EXACT_UP_TO:
-        spread = math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-        return float(math.ceil(ndtri((1 + level) / 2) * spread))
+        return float(math.ceil(ndtri((1 + level) / 2) * score_spread(n)))
     share = _scores(n)
     scores = np.abs(2 * np.arange(len(share)) - (len(share) - 1))
     for score in np.unique(scores):

@@ -5,7 +5,7 @@ from importlib.resources import files
 SCHEMA_VERSION = 5
 """Raised whenever a table or column changes; a database of another version is rebuilt, not migrated."""
 
-_THEMES = ("runs", "windows", "spectra", "aspects", "lifecycle", "inference")
+_THEMES = ("runs", "windows", "spectra", "aspects", "lifecycle", "trends", "inference")
 
 
 def schema_sql() -> str:

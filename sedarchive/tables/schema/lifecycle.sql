@@ -41,7 +41,7 @@ CREATE TABLE depth_gradients (
 COMMENT ON TABLE depth_gradients IS 'How a metric of the matrices changes from the first layer to the last, at each step';
 COMMENT ON COLUMN depth_gradients.run IS 'Run name [text]';
 COMMENT ON COLUMN depth_gradients.scope IS 'role:R, or trunk for the mean over the roles of a layer [text]';
-COMMENT ON COLUMN depth_gradients.metric IS 'stable_rank, alpha or entropy [text]';
+COMMENT ON COLUMN depth_gradients.metric IS 'stable_rank, entropy, alpha or another alpha: column of matrix_stats [text]';
 COMMENT ON COLUMN depth_gradients.step IS 'Optimizer step of the checkpoint [steps]';
 COMMENT ON COLUMN depth_gradients.slope IS 'Least-squares slope over relative depth, 0 to 1 [unit of the metric]';
 COMMENT ON COLUMN depth_gradients.slope_low IS 'Lower end of its 95 % interval [unit of the metric]';

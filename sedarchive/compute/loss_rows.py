@@ -1,0 +1,44 @@
+"""Rows of ``loss_correlations``: whether alpha and its spread over depth go with a loss."""
+
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedarchive.compute.coupling_inputs import read_inputs
+from sedarchive.compute.lifecycle_rows import LayerMetrics
+from sedarchive.compute.row_columns import Row
+from sedarchive.lifecycle.lossrank import RankCoupling, change_couplings, level_couplings
+from sedarchive.tables import Database
+
+Floats = NDArray[np.float64]
+
+FEATURES = ("mean_alpha", "spread_alpha")
+KINDS = ("level", "difference")
+
+
+def loss_rows(database: Database, run: str, metrics: LayerMetrics) -> list[Row]:
+    """Rows of one scope, for every loss that is logged: validation losses, or the training loss."""
+    known = metrics.complete("alpha")
+    if not known.any():
+        return []
+    steps, alpha = metrics.steps[known], metrics.values["alpha"][:, known]
+    features = np.stack([alpha.mean(axis=0), np.ptp(alpha, axis=0)])
+    logged = read_inputs(database, run, steps.tolist(), [], []).metrics
+    losses = {name: metric.values[::2] for name, metric in logged.items()}  # every other place is a checkpoint
+    return [
+        {"scope": metrics.scope, "target": name} | row
+        for name, loss in losses.items()
+        for row in _rows(steps.astype(np.float64), features, loss)
+    ]
+
+
+def _rows(steps: Floats, features: Floats, loss: Floats) -> list[Row]:
+    there = np.isfinite(loss)
+    features, loss, steps = features[:, there], loss[there], steps[there]
+    found = dict(zip(KINDS, (level_couplings(features, loss), change_couplings(features, loss, steps)), strict=True))
+    return [_row(kind, at, one) for kind, couplings in found.items() for at, one in enumerate(couplings)]
+
+
+def _row(kind: str, at: int, coupling: RankCoupling) -> Row:
+    return {"feature": FEATURES[at], "kind": kind, **asdict(coupling)}
