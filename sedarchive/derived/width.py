@@ -119,8 +119,8 @@ def _check_factor(counts: Sequence[tuple[str, int]], factor: Fraction) -> None:
     below = math.floor(factor / unit) * unit
     nearest = " and ".join(str(one) for one in (below, below + unit) if one)
     raise HistoryError(
-        f"--width {factor}: {key} = {value} would become {float(value * factor):g}; the factors of this model are "
-        f"multiples of {unit}, the nearest {nearest}"
+        f"--width {float(factor):g}: {key} = {value} would become {float(value * factor):g}; "
+        f"the factors of this model are multiples of {unit}, the nearest {nearest}"
     )
 
 
