@@ -84,12 +84,12 @@ def tables_made_once(tmp_path_factory):
     """Begin a new database as a copy of an empty one: to make its tables, and 460 comments, takes six times as long."""
     empty = tmp_path_factory.mktemp("tables") / "empty.duckdb"
     Database.create_or_open(empty, "nobody").close()
-    opened = Database.create_or_open.__func__
+    opened, connect = Database.create_or_open.__func__, duckdb.connect  # not what a test may put in their place
 
     def create_or_open(cls, path, archive_id, patience=10.0):
         if not Path(path).exists() and os.access(Path(path).parent, os.W_OK):
             shutil.copyfile(empty, path)
-            with duckdb.connect(str(path)) as connection:
+            with connect(str(path)) as connection:
                 connection.execute("UPDATE schema_meta SET value = ? WHERE key = 'archive_id'", [archive_id])
         return opened(cls, path, archive_id, patience)
 
