@@ -83,7 +83,7 @@ def change_couplings(
         return [RankCoupling(max(n, 0), "too_few")] * len(features)
     basis = _basis(steps[1:])
     left, its = (residuals(np.diff(rows), basis) for rows in (features, loss[None]))
-    drawn = phase_randomised(its[0], draws, np.random.default_rng(seed))
+    drawn = phase_randomised(its[0], draws, seed)
     ranks, versions = _standard(left), _standard(np.concatenate([its, residuals(drawn, basis)]))
     rho = np.clip(ranks @ versions.T, -1.0, 1.0)
     n_eff = effective_size(n, lag_one(ranks), lag_one(versions[:1]))
