@@ -9,7 +9,7 @@ from sedarchive.matrix.gaussian import bulk_of, gaussian_sigmas, marchenko_pastu
 from sedarchive.matrix.stack import SpectraStack
 
 SHAPES = [(24, 24), (16, 64), (96, 12)]
-DENSITIES = {"alpha_hill", "alpha_mle"}
+DENSITIES = {"alpha_hill", "alpha_mle", "alpha_weighted_unit"}
 """Exponents that are smaller the heavier the tail."""
 
 
@@ -95,3 +95,13 @@ def test_planted_power_laws_exceed_their_null_by_every_exponent(shape):
             low, high = null["low"][at], null["high"][at]
             beyond = found[name] < low if name in DENSITIES else found[name] > high
             assert np.mean(beyond) >= 0.95, name
+
+
+def test_the_weighted_exponent_is_that_of_weightwatcher_at_unit_variance_and_has_no_scale():
+    matrix = np.random.default_rng(9).standard_normal((40, 70))
+    matrix /= np.sqrt(np.mean(matrix**2))
+    for scale in (1.0, 0.02):
+        found = stats_columns(stack_of(np.linalg.svd(scale * matrix, compute_uv=False)[None]), 40, 70)
+        largest = np.linalg.norm(matrix, 2) ** 2
+        assert found["alpha_weighted_unit"] == pytest.approx(found["alpha_mle"] * np.log10(largest))
+        assert found["alpha_weighted_unit_se"] == pytest.approx(found["alpha_mle_se"] * np.log10(largest))

@@ -26,7 +26,7 @@ WITH_NULL = (
     *("stable_rank", "entropy", "effective_rank", "entropy_sigma", "effective_rank_sigma", "participation"),
     *("sigma_ratio", "condition_number", "n_outliers", "outlier_share"),
     *("alpha", "alpha_sigma_weighted", "alpha_inverse_k", "alpha_ols", "alpha_top_half", "alpha_top_50"),
-    *("alpha_hill", "alpha_mle"),
+    *("alpha_hill", "alpha_mle", "alpha_weighted_unit"),
 )
 """Metrics that do not depend on the scale of the entries."""
 TRUNCATED = "alpha_truncated"
@@ -42,6 +42,7 @@ def stats_columns(stack: SpectraStack, n_rows: int, n_cols: int, truncated: bool
         columns |= _slope_columns(name, slopes)
     tails = [fit_tail(energies) for energies in _relative_energies(stack)]
     columns |= _hill_columns(hill_of(stack)) | _density_columns(stack, tails)
+    columns |= _weighted_columns(stack, columns, n_rows * n_cols)
     if truncated:
         columns |= _truncated_columns(stack, tails)
     return columns | {"status": np.where(stack.n_resolved > 1, "ok", "rank_one")}
@@ -118,6 +119,18 @@ def _density_columns(stack: SpectraStack, tails: Sequence[DensityTail]) -> Colum
         "alpha_mle_x_min": np.array([tail.x_min for tail in tails]) * stack.sigma[:, 0] ** 2,
         "alpha_mle_ks": np.array([tail.ks for tail in tails]),
         "alpha_mle_status": np.where(stack.n_resolved < FEWEST_OF_DENSITY, "too_short", short),
+    }
+
+
+def _weighted_columns(stack: SpectraStack, columns: Columns, n_elements: int) -> Columns:
+    """WeightWatcher's weighted alpha, as it would be at entries of unit variance: that depends on no scale."""
+    weight = np.log10(n_elements / (stack.relative**2).sum(axis=1))
+    name = "alpha_weighted_unit"
+    return {
+        name: columns["alpha_mle"].astype(np.float64) * weight,
+        f"{name}_se": columns["alpha_mle_se"].astype(np.float64) * weight,
+        f"{name}_n": columns["alpha_mle_n"],
+        f"{name}_status": columns["alpha_mle_status"],
     }
 
 

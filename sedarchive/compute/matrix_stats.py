@@ -23,7 +23,7 @@ from sedarchive.executor import Executor
 from sedarchive.matrix.stack import SpectraStack
 from sedarchive.tables import Database
 
-ALGORITHM = "matrix-stats-1"
+ALGORITHM = "matrix-stats-2"
 TABLE = "matrix_stats"
 _BATCH_VALUES = 2**17
 """Most singular values that one task summarises, a megabyte: what it makes of them takes some twenty times that."""

@@ -92,6 +92,10 @@ CREATE TABLE matrix_stats (
     alpha_mle_x_min DOUBLE,
     alpha_mle_ks DOUBLE,
     alpha_mle_status VARCHAR,
+    alpha_weighted_unit DOUBLE,
+    alpha_weighted_unit_se DOUBLE,
+    alpha_weighted_unit_n BIGINT,
+    alpha_weighted_unit_status VARCHAR,
     alpha_truncated DOUBLE,
     alpha_truncated_se DOUBLE,
     alpha_truncated_n BIGINT,
@@ -161,6 +165,10 @@ COMMENT ON COLUMN matrix_stats.alpha_mle_n IS 'Singular values in its tail [coun
 COMMENT ON COLUMN matrix_stats.alpha_mle_x_min IS 'Start of its tail, a value of sigma^2 [weight^2]';
 COMMENT ON COLUMN matrix_stats.alpha_mle_ks IS 'Kolmogorov-Smirnov distance between its tail and the fit [1]';
 COMMENT ON COLUMN matrix_stats.alpha_mle_status IS 'ok, or why alpha_mle is NULL or doubtful [text]';
+COMMENT ON COLUMN matrix_stats.alpha_weighted_unit IS 'alpha_mle x log10 of sigma_1^2 over the mean squared entry [1]';
+COMMENT ON COLUMN matrix_stats.alpha_weighted_unit_se IS 'alpha_mle_se x the same logarithm [1]';
+COMMENT ON COLUMN matrix_stats.alpha_weighted_unit_n IS 'Singular values in its tail, those of alpha_mle [count]';
+COMMENT ON COLUMN matrix_stats.alpha_weighted_unit_status IS 'ok, or why alpha_weighted_unit is NULL or doubtful [text]';
 COMMENT ON COLUMN matrix_stats.alpha_truncated IS 'Exponent of a power law with an exponential end, from alpha_mle_x_min on; NULL unless asked for [1]';
 COMMENT ON COLUMN matrix_stats.alpha_truncated_se IS 'Standard error of alpha_truncated from the observed information [1]';
 COMMENT ON COLUMN matrix_stats.alpha_truncated_n IS 'Singular values in its tail, those of alpha_mle [count]';
@@ -201,7 +209,7 @@ WITH measured AS (
             effective_rank_sigma, participation, sigma_ratio, condition_number,
             CAST(n_outliers AS DOUBLE) AS n_outliers, outlier_share, alpha, alpha_sigma_weighted,
             alpha_inverse_k, alpha_ols, alpha_top_half, alpha_top_50,
-            alpha_hill, alpha_mle, alpha_truncated
+            alpha_hill, alpha_mle, alpha_weighted_unit, alpha_truncated
         FROM matrix_stats
         WHERE 2 * n_resolved > least(n_rows, n_cols)
     )
@@ -209,7 +217,7 @@ WITH measured AS (
         stable_rank, entropy, effective_rank, entropy_sigma, effective_rank_sigma,
         participation, sigma_ratio, condition_number, n_outliers, outlier_share,
         alpha, alpha_sigma_weighted, alpha_inverse_k, alpha_ols, alpha_top_half,
-        alpha_top_50, alpha_hill, alpha_mle, alpha_truncated
+        alpha_top_50, alpha_hill, alpha_mle, alpha_weighted_unit, alpha_truncated
     INTO NAME metric VALUE value
 )
 SELECT
