@@ -6,7 +6,8 @@
 -- source: Liu 2026 (arXiv:2604.22778), alpha and loss; the test is our reading
 -- note: Spearman over the steps of a run. rho_level is of the values themselves: two series with trends correlate always,
 --   so it has no p. rho is of the changes from one checkpoint to the next, less a cubic in step and in the logarithm of
---   step; p is by the larger of both features, against surrogates of the loss. NULL below 10 effective pairs.
+--   step, and the learning rate where it is logged; p is by the larger of both features, against surrogates of the loss.
+--   NULL below 10 effective pairs.
 SELECT
     changes.run,
     changes.scope,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sedarchive.compute.coupling_inputs import read_inputs
 from sedarchive.compute.lifecycle_rows import LayerMetrics
 from sedarchive.compute.row_columns import Row
+from sedarchive.inference.coupling import RunMetric
 from sedarchive.lifecycle.lossrank import RankCoupling, change_couplings, level_couplings
 from sedarchive.tables import Database
 
@@ -25,19 +26,22 @@ def loss_rows(database: Database, run: str, metrics: LayerMetrics) -> list[Row]:
     steps, alpha = metrics.steps[known], metrics.values["alpha"][:, known]
     features = np.stack([alpha.mean(axis=0), np.ptp(alpha, axis=0)])
     logged = read_inputs(database, run, steps.tolist(), [], []).metrics
-    losses = {name: metric.values[::2] for name, metric in logged.items()}  # every other place is a checkpoint
     return [
         {"scope": metrics.scope, "target": name} | row
-        for name, loss in losses.items()
-        for row in _rows(steps.astype(np.float64), features, loss)
+        for name, metric in logged.items()
+        for row in _rows(features, metric)
     ]
 
 
-def _rows(steps: Floats, features: Floats, loss: Floats) -> list[Row]:
+def _rows(features: Floats, metric: RunMetric) -> list[Row]:
+    loss = metric.values[::2]  # every other place is a checkpoint
     there = np.isfinite(loss)
-    features, loss, steps = features[:, there], loss[there], steps[there]
-    found = dict(zip(KINDS, (level_couplings(features, loss), change_couplings(features, loss, steps)), strict=True))
-    return [_row(kind, at, one) for kind, couplings in found.items() for at, one in enumerate(couplings)]
+    features, loss, steps = features[:, there], loss[there], metric.steps[there]
+    lr = None if metric.lr is None else metric.lr[there]
+    found = (level_couplings(features, loss), change_couplings(features, loss, steps, lr))
+    return [
+        _row(kind, at, one) for kind, couplings in zip(KINDS, found, strict=True) for at, one in enumerate(couplings)
+    ]
 
 
 def _row(kind: str, at: int, coupling: RankCoupling) -> Row:

@@ -3,12 +3,12 @@
 A loss falls and a spectrum changes in every run, so that their levels correlate whatever they have to do with each
 other: that correlation is given, and no p. What can be tested is whether they move together from one checkpoint to the
 next. First differences are not enough: two unrelated curves that both bend at the start have those in common too, and
-naive tests reject up to all of such pairs. So a cubic in step and in the logarithm of step is taken out of the
-differences, and what is left is compared with surrogates of the loss's: the same spectrum, random phases.
+naive tests reject up to all of such pairs. So a cubic in step and in the logarithm of step, and the learning rate where
+it is known, are taken out of the differences, and what is left is compared with surrogates of the loss's: the same
+spectrum, random phases.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ def level_couplings(features: Floats, loss: Floats) -> list[RankCoupling]:
 
 
 def change_couplings(
-    features: Floats, loss: Floats, steps: Floats, draws: int = DRAWS, seed: int = 0
+    features: Floats, loss: Floats, steps: Floats, lr: Floats | None = None, draws: int = DRAWS, seed: int = 0
 ) -> list[RankCoupling]:
     """Correlate the changes of features (m, n) with those of a loss (n,), less what both do in any run.
 
@@ -75,13 +75,15 @@ def change_couplings(
         Finite.
     steps
         Ascending (n,).
+    lr
+        Learning rate at these steps (n,), which moves both; None if unknown.
     draws, seed
         Of the surrogates, which all features share.
     """
     n = len(loss) - 1
     if n < FEWEST:
         return [RankCoupling(max(n, 0), "too_few")] * len(features)
-    basis = _basis(steps[1:])
+    basis = _basis(steps[1:], None if lr is None else (lr[1:] + lr[:-1]) / 2)
     left, its = (residuals(np.diff(rows), basis) for rows in (features, loss[None]))
     drawn = phase_randomised(its[0], draws, seed)
     ranks, versions = _standard(left), _standard(np.concatenate([its, residuals(drawn, basis)]))
@@ -112,10 +114,10 @@ def _p_values(rho: Floats) -> tuple[list[float], list[float]]:
     return p[0].tolist(), p[1].tolist()
 
 
-def _basis(steps: Floats) -> Floats:
+def _basis(steps: Floats, lr: Floats | None) -> Floats:
     bent = np.log1p(_BEND * (steps - steps[0]) / max(float(np.ptp(steps)), 1e-300))
-    powers: Sequence[Floats] = [bent**power for power in range(1, _DEGREE + 1)]
-    return trend_basis(steps, _DEGREE, powers)
+    powers = [bent**power for power in range(1, _DEGREE + 1)]
+    return trend_basis(steps, _DEGREE, powers if lr is None else [*powers, lr])
 
 
 def _standard(rows: Floats) -> Floats:
