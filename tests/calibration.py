@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 import numpy as np
 from series import Search, autoregressive, cosine_rate, decaying_loss, lag_test, noise_windows, peak_of
 
-from sedarchive.compute.coupling_rows import share_columns
-from sedarchive.compute.flow_rows import GapWindows, feedback_rows, maximality_rows
+from sedarchive.compute.couplings.coupling_rows import share_columns
+from sedarchive.compute.inference.flow_rows import GapWindows, feedback_rows, maximality_rows
 from sedarchive.inference import changes
 from sedarchive.inference.changes import ShiftOptions, cusum_statistic, window_noise
 from sedarchive.inference.correlation import (

@@ -14,9 +14,9 @@ import duckdb
 import pytest
 from threadpoolctl import threadpool_limits
 
-from sedarchive.compute import matrix_nulls
-from sedarchive.compute import null_rows as null_tables
+from sedarchive.compute.matrix import matrix_nulls
 from sedarchive.compute.refresh import ComputeOptions, compute
+from sedarchive.compute.rolling import null_rows as null_tables
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.nulls.bands import null_bands
 from sedarchive.tables import Database

@@ -4,8 +4,8 @@ import numpy as np
 from calibration import HELD, averaged, case, joined, windows_of_noise
 from series import autoregressive, filtered
 
-from sedarchive.compute.lifecycle_rows import LayerMetrics
-from sedarchive.compute.timescale_rows import timescale_rows
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
+from sedarchive.compute.lifecycle.timescale_rows import timescale_rows
 from sedarchive.inference.changes import find_shift, window_noise
 from sedarchive.inference.correlation import (
     FEWEST_EFFECTIVE,

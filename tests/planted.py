@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from series import autoregressive
 
-from sedarchive.compute.coupling_inputs import read_inputs
-from sedarchive.compute.couplings import coupling_rows
-from sedarchive.compute.edge_couplings import COLUMNS
-from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.compute.group_couplings import group_rows
-from sedarchive.compute.importance_rows import store_importance
-from sedarchive.compute.lifecycle import store_lifecycle
-from sedarchive.compute.phase_couplings import phase_coupling_rows
-from sedarchive.compute.preset_rows import preset_rows
+from sedarchive.compute.couplings.coupling_inputs import read_inputs
+from sedarchive.compute.couplings.couplings import coupling_rows
+from sedarchive.compute.couplings.edge_couplings import COLUMNS
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.group_couplings import group_rows
+from sedarchive.compute.couplings.phase_couplings import phase_coupling_rows
+from sedarchive.compute.couplings.preset_rows import preset_rows
+from sedarchive.compute.lifecycle.importance_rows import store_importance
+from sedarchive.compute.lifecycle.lifecycle import store_lifecycle
+from sedarchive.compute.lifecycle.scaling_rows import store_scaling
 from sedarchive.compute.row_columns import columns_of
-from sedarchive.compute.scaling_rows import store_scaling
 from sedarchive.executor import Executor
 from sedarchive.presets import XU2026
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sedarchive.cli.app import app
-from sedarchive.compute import null_rows as null_tables
+from sedarchive.compute.rolling import null_rows as null_tables
 from sedarchive.nulls.bands import null_bands
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import run_here, walk, write_safetensors
 
-from sedarchive.compute import aspect_rows, matrix_rows
-from sedarchive.compute.aspect_rows import METRICS, aspect_null
+from sedarchive.compute.matrix import aspect_rows, matrix_rows
+from sedarchive.compute.matrix.aspect_rows import METRICS, aspect_null
 from sedarchive.compute.requests import MatrixRequests
 from sedarchive.matrix.aspect import MOST_PARTS, Cut, parts_metrics
 from sedarchive.matrix.density import fit_tail

@@ -9,9 +9,9 @@ import pytest
 from series import autoregressive, cosine_rate
 from small import walk, write_torch
 
-from sedarchive.compute import couplings
-from sedarchive.compute.coupling_inputs import FEATURES, read_inputs
-from sedarchive.compute.couplings import refresh_couplings
+from sedarchive.compute.couplings import couplings
+from sedarchive.compute.couplings.coupling_inputs import FEATURES, read_inputs
+from sedarchive.compute.couplings.couplings import refresh_couplings
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
 

@@ -10,7 +10,7 @@ from test_decay import naive_shares
 from torch import nn
 
 from sedarchive.archive import Archive
-from sedarchive.compute.decayed import decayed_tensors
+from sedarchive.compute.rolling.decayed import decayed_tensors
 from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.tables import Database
 

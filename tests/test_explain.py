@@ -9,16 +9,16 @@ from typing import get_args, get_type_hints
 import pytest
 from small import data_of, run_here
 
-from sedarchive.compute.agreement_rows import FIT as AGREEMENT
-from sedarchive.compute.flow_rows import FITS
-from sedarchive.compute.importance_rows import FIT as IMPORTANCE
-from sedarchive.compute.lead_rows import FIT
-from sedarchive.compute.lifecycle_rows import FITS as LIFECYCLE_FITS
-from sedarchive.compute.loss_rows import FEATURES as LOSS_FEATURES
-from sedarchive.compute.loss_rows import KINDS as LOSS_KINDS
-from sedarchive.compute.scaling_rows import FIT as SCALING
-from sedarchive.compute.timescale_rows import FIT as TIMESCALES
-from sedarchive.compute.trend_rows import GRADIENTS
+from sedarchive.compute.inference.flow_rows import FITS
+from sedarchive.compute.inference.lead_rows import FIT
+from sedarchive.compute.lifecycle.agreement_rows import FIT as AGREEMENT
+from sedarchive.compute.lifecycle.importance_rows import FIT as IMPORTANCE
+from sedarchive.compute.lifecycle.lifecycle_rows import FITS as LIFECYCLE_FITS
+from sedarchive.compute.lifecycle.loss_rows import FEATURES as LOSS_FEATURES
+from sedarchive.compute.lifecycle.loss_rows import KINDS as LOSS_KINDS
+from sedarchive.compute.lifecycle.scaling_rows import FIT as SCALING
+from sedarchive.compute.lifecycle.timescale_rows import FIT as TIMESCALES
+from sedarchive.compute.lifecycle.trend_rows import GRADIENTS
 from sedarchive.explain import explain
 from sedarchive.inference.coupling import KINDS, STAMPS
 from sedarchive.inference.lags import PEAK_RULES
@@ -113,36 +113,58 @@ def test_what_is_not_computed_yet_is_written_by_no_module():
 # values of a status
 
 SITES = {
-    "updates.status": ("compute/window_rows.py:status", "rolling/windows.py:update_series"),
-    "windows.status": ("compute/window_rows.py:status", "rolling/windows.py:_window_status"),
+    "updates.status": ("compute/rolling/window_rows.py:status", "rolling/windows.py:update_series"),
+    "windows.status": ("compute/rolling/window_rows.py:status", "rolling/windows.py:_window_status"),
     "window_sigmas.status": ("rolling/modes.py:modes_of",),
-    "matrix_spectra.status": ("compute/spectra_rows.py:_spectrum_columns",),
-    "matrix_stats.status": ("compute/matrix_rows.py:stats_columns", "compute/matrix_stats.py:_without_values"),
-    "matrix_stats.alpha_mle_status": ("compute/matrix_rows.py:_density_columns",),
+    "matrix_spectra.status": ("compute/matrix/spectra_rows.py:_spectrum_columns",),
+    "matrix_stats.status": (
+        "compute/matrix/matrix_rows.py:stats_columns",
+        "compute/matrix/matrix_stats.py:_without_values",
+    ),
+    "matrix_stats.alpha_mle_status": ("compute/matrix/matrix_rows.py:_density_columns",),
     "matrix_stats.alpha_truncated_status": ("matrix/truncated.py:fit_truncated",),
-    "aspect_stats.status": ("compute/aspect_rows.py:_rows", "compute/aspect_rows.py:_metric_row"),
-    "projections.status": ("compute/projection_rows.py:_scope_rows", "compute/projection_rows.py:_measured"),
+    "aspect_stats.status": ("compute/matrix/aspect_rows.py:_rows", "compute/matrix/aspect_rows.py:_metric_row"),
+    "projections.status": (
+        "compute/rolling/projection_rows.py:_scope_rows",
+        "compute/rolling/projection_rows.py:_measured",
+    ),
     "phases.status": ("inference/phases.py:find_phases",),
     "events.status": (
-        *("compute/phase_rows.py:grok_rows", "compute/phase_rows.py:_settling_row", "inference/changes.py:find_shift"),
+        *(
+            "compute/inference/phase_rows.py:grok_rows",
+            "compute/inference/phase_rows.py:_settling_row",
+            "inference/changes.py:find_shift",
+        ),
         *("inference/changes.py:_smooth", "inference/eventstudy.py:find_collapse"),
         *("inference/eventstudy.py:find_settling", "inference/eventstudy.py:find_grok"),
     ),
     "couplings.status": (
-        *("compute/coupling_rows.py:peak_columns", "compute/coupling_rows.py:lag_columns"),
-        *("compute/coupling_rows.py:flip_columns", "compute/coupling_rows.py:sliding_columns"),
-        *("compute/coupling_rows.py:granger_columns", "compute/coupling_rows.py:share_columns"),
-        *("compute/preset_rows.py:preset_rows", "compute/preset_rows.py:_search_rows", "inference/separate.py:status"),
-        *("compute/preset_rows.py:status", "compute/preset_rows.py:_lag_status", "compute/preset_rows.py:_flip"),
-        "compute/edge_rows.py:status_of",
-        *("compute/group_couplings.py:_together", "compute/group_couplings.py:_weakest"),
-        *("compute/coupling_rows.py:_status", "compute/couplings.py:_no_target", "inference/lags.py:status"),
+        *("compute/couplings/coupling_rows.py:peak_columns", "compute/couplings/coupling_rows.py:lag_columns"),
+        *("compute/couplings/coupling_rows.py:flip_columns", "compute/couplings/coupling_rows.py:sliding_columns"),
+        *("compute/couplings/coupling_rows.py:granger_columns", "compute/couplings/coupling_rows.py:share_columns"),
+        *(
+            "compute/couplings/preset_rows.py:preset_rows",
+            "compute/couplings/preset_rows.py:_search_rows",
+            "inference/separate.py:status",
+        ),
+        *(
+            "compute/couplings/preset_rows.py:status",
+            "compute/couplings/preset_rows.py:_lag_status",
+            "compute/couplings/preset_rows.py:_flip",
+        ),
+        "compute/couplings/edge_rows.py:status_of",
+        *("compute/couplings/group_couplings.py:_together", "compute/couplings/group_couplings.py:_weakest"),
+        *(
+            "compute/couplings/coupling_rows.py:_status",
+            "compute/couplings/couplings.py:_no_target",
+            "inference/lags.py:status",
+        ),
     ),
-    "layer_waves.status": ("compute/lifecycle_rows.py:wave_rows",),
+    "layer_waves.status": ("compute/lifecycle/lifecycle_rows.py:wave_rows",),
     "depth_gradients.status": ("lifecycle/gradients.py:_status",),
     "depth_trends.status": ("lifecycle/strengthening.py:slow_trend",),
     "dissociations.status": (
-        *("compute/dissociation_rows.py:dissociation_rows", "compute/dissociation_rows.py:_status"),
+        *("compute/lifecycle/dissociation_rows.py:dissociation_rows", "compute/lifecycle/dissociation_rows.py:_status"),
     ),
     "loss_correlations.status": (
         *("lifecycle/lossrank.py:level_couplings", "lifecycle/lossrank.py:change_couplings"),
@@ -150,14 +172,22 @@ SITES = {
     ),
     "depth_gradients.shape": ("lifecycle/gradients.py:humps_of",),
     "fits.status": (
-        *("compute/lifecycle_rows.py:asymmetry_rows", "compute/gradient_rows.py:_reversal_row"),
-        "compute/agreement_rows.py:agreement_rows",
+        *("compute/lifecycle/lifecycle_rows.py:asymmetry_rows", "compute/lifecycle/gradient_rows.py:_reversal_row"),
+        "compute/lifecycle/agreement_rows.py:agreement_rows",
         "lifecycle/waves.py:fit_wave",
-        *("inference/gapflow.py:gap_flow", "compute/flow_rows.py:time_rows", "compute/flow_rows.py:feedback_rows"),
-        *("compute/scaling_rows.py:law_rows", "compute/importance_rows.py:_excess"),
+        *(
+            "inference/gapflow.py:gap_flow",
+            "compute/inference/flow_rows.py:time_rows",
+            "compute/inference/flow_rows.py:feedback_rows",
+        ),
+        *("compute/lifecycle/scaling_rows.py:law_rows", "compute/lifecycle/importance_rows.py:_excess"),
         "lifecycle/importance.py:rank_correlation",
-        *("lifecycle/timescales.py:fit_decay", "compute/timescale_rows.py:_size"),
-        *("compute/flow_rows.py:_maximality", "inference/leads.py:fit_line", "compute/lead_rows.py:_parameter"),
+        *("lifecycle/timescales.py:fit_decay", "compute/lifecycle/timescale_rows.py:_size"),
+        *(
+            "compute/inference/flow_rows.py:_maximality",
+            "inference/leads.py:fit_line",
+            "compute/inference/lead_rows.py:_parameter",
+        ),
     ),
 }
 """Functions that write a status, and so the only places where its values are spelled out."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small import walk, write_safetensors
 
-from sedarchive.compute.flow_rows import (
+from sedarchive.compute.inference.flow_rows import (
     GapWindows,
     feedback_rows,
     flow_rows,

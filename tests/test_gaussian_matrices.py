@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sedarchive.compute.matrix_rows import TRUNCATED, WITH_NULL, null_columns, stats_columns
+from sedarchive.compute.matrix.matrix_rows import TRUNCATED, WITH_NULL, null_columns, stats_columns
 from sedarchive.matrix.gaussian import bulk_of, gaussian_sigmas, marchenko_pastur_median
 from sedarchive.matrix.stack import SpectraStack
 

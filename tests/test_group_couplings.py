@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from series import autoregressive
 
-from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.compute.group_couplings import group_rows, is_group
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.group_couplings import group_rows, is_group
 from sedarchive.inference.coupling import RunMetric
 
 T, SIZE, SPACING, LAYERS = 100, 10, 50, 8

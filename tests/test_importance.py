@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from small import data_of, run_here, walk, write_safetensors
 
-from sedarchive.compute.importance_file import read_importance
+from sedarchive.compute.lifecycle.importance_file import read_importance
 from sedarchive.errors import HistoryError
 from sedarchive.lifecycle.importance import rank_correlation
 

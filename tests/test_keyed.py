@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sedarchive.compute.keyed import KeyedRows, Owned
-from sedarchive.compute.window_tables import read_windows, window_keys
+from sedarchive.compute.rolling.window_tables import read_windows, window_keys
 from sedarchive.errors import DatabaseError
 from sedarchive.tables import Database
 

@@ -106,6 +106,22 @@ def test_an_import_that_points_up_or_sideways_is_seen(tmp_path):
     assert upward(tmp_path) == ["gram.py imports archive", "readers/one.py imports tables"]
 
 
+WINGS = ("rolling", "matrix", "couplings", "inference", "lifecycle")
+"""Wings of ``compute``: each may import from those before it, and from modules that belong to none and use none."""
+
+
+def test_the_wings_of_compute_stand_in_one_order():
+    seen = {}
+    for path in (PACKAGE / "compute").rglob("*.py"):
+        part = path.relative_to(PACKAGE / "compute").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sedarchive.compute."):
+                seen.setdefault(part, set()).add(node.module.split(".")[2])
+    shared = {part for part in seen if part not in WINGS and seen[part] & set(WINGS)}
+    for at, wing in enumerate(WINGS):
+        assert not seen[wing] & ({*WINGS[at + 1 :]} | shared), wing
+
+
 def test_only_the_executors_use_dask():
     users = {
         path.relative_to(PACKAGE).as_posix()

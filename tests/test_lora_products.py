@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from sedarchive.archive import Archive
 from sedarchive.archive.plainchunks import ReusedMemory
-from sedarchive.compute.matrix_rows import stats_columns
+from sedarchive.compute.matrix.matrix_rows import stats_columns
 from sedarchive.errors import MemoryBudgetError
 from sedarchive.executor import Executor
 from sedarchive.leaves import resolve_scopes

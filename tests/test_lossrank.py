@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from series import autoregressive, cosine_rate, rejections
 
-from sedarchive.compute.lifecycle_rows import LayerMetrics
-from sedarchive.compute.loss_rows import loss_rows
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
+from sedarchive.compute.lifecycle.loss_rows import loss_rows
 from sedarchive.lifecycle.lossrank import change_couplings, level_couplings
 from sedarchive.tables import Database
 

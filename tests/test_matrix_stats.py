@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sedarchive.compute import matrix_nulls, matrix_rows, matrix_stats
-from sedarchive.compute.matrix_rows import stats_columns
-from sedarchive.compute.matrix_stats import refresh_matrix_stats
+from sedarchive.compute.matrix import matrix_nulls, matrix_rows, matrix_stats
+from sedarchive.compute.matrix.matrix_rows import stats_columns
+from sedarchive.compute.matrix.matrix_stats import refresh_matrix_stats
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.matrix.gaussian import gaussian_sigmas

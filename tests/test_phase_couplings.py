@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from series import autoregressive
 
-from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.compute.phase_couplings import phase_coupling_rows
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.phase_couplings import phase_coupling_rows
 from sedarchive.inference.coupling import RunMetric
 
 T, SIZE, SPACING = 120, 10, 50

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sedarchive.compute.lead_rows import refresh_lead_laws
-from sedarchive.compute.phases import refresh_phases
+from sedarchive.compute.inference.lead_rows import refresh_lead_laws
+from sedarchive.compute.inference.phases import refresh_phases
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.inference.eventstudy import find_collapse

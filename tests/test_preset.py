@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from scipy.stats import t as student
 from small import data_of, few_draws, run_here, walk, write_log, write_safetensors
 
-from sedarchive.compute import couplings, phase_rows
-from sedarchive.compute.coupling_inputs import read_inputs
+from sedarchive.compute.couplings import couplings
+from sedarchive.compute.couplings.coupling_inputs import read_inputs
+from sedarchive.compute.inference import phase_rows
 from sedarchive.demo.train import TrainSettings, train_run
 from sedarchive.presets import PRESETS, XU2026, windows_asked
 from sedarchive.recipes import find_recipes, run_recipe

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 from series import autoregressive, rejections
 
-from sedarchive.compute.dissociation_rows import dissociation_rows
-from sedarchive.compute.gradient_rows import depth_series
-from sedarchive.compute.lifecycle_rows import ALPHAS, LayerMetrics
-from sedarchive.compute.trend_rows import trend_rows
+from sedarchive.compute.lifecycle.dissociation_rows import dissociation_rows
+from sedarchive.compute.lifecycle.gradient_rows import depth_series
+from sedarchive.compute.lifecycle.lifecycle_rows import ALPHAS, LayerMetrics
+from sedarchive.compute.lifecycle.trend_rows import trend_rows
 from sedarchive.lifecycle.dissociation import decisive_turn, kept_spread
 from sedarchive.lifecycle.ranks import mann_kendall
 from sedarchive.lifecycle.strengthening import LONGEST, noise_correlation, slow_trend

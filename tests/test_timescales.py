@@ -10,8 +10,8 @@ from scipy.optimize import curve_fit
 from scipy.stats import CensoredData, norm
 from series import autoregressive
 
-from sedarchive.compute.lifecycle_rows import LayerMetrics
-from sedarchive.compute.timescale_rows import timescale_rows
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
+from sedarchive.compute.lifecycle.timescale_rows import timescale_rows
 from sedarchive.lifecycle.timescales import Decay, fit_decay, ratio_of, shape_over_depth, shared_rest, tau_ranges
 from sedarchive.lifecycle.typical import Sample, typical
 from sedarchive.recipes import find_recipes, run_recipe

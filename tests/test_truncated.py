@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from sedarchive.compute.matrix_rows import TRUNCATED, stats_columns
+from sedarchive.compute.matrix.matrix_rows import TRUNCATED, stats_columns
 from sedarchive.matrix.density import fit_tail
 from sedarchive.matrix.gaussian import gaussian_sigmas
 from sedarchive.matrix.stack import SpectraStack

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from sedarchive.compute.logged import Logged
-from sedarchive.compute.window_rows import adiabatic_columns, noise_columns, turning_columns
+from sedarchive.compute.rolling.window_rows import adiabatic_columns, noise_columns, turning_columns
 from sedarchive.gram import Gram
 from sedarchive.nulls.noise import noise_levels, noise_overlaps
 from sedarchive.rolling.drift import component_shares

@@ -266,7 +266,7 @@ def _facts_of_runs(path: Path, archive: Path) -> dict[str, dict[str, str]]:
 
 def _importance(path: Path) -> dict[tuple[str, str], dict[int, float]]:
     """Rows of ``--importance``; what of it is not used is said."""
-    from sedarchive.compute.importance_file import read_importance
+    from sedarchive.compute.lifecycle.importance_file import read_importance
 
     found = read_importance(path)
     for note in found.ignored:

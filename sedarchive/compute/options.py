@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from sedarchive.compute.matrix.spectra_rows import SpectraOutcome
 from sedarchive.compute.requests import Asked, Layout, MatrixRequests, Withdrawn
-from sedarchive.compute.spectra_rows import SpectraOutcome
 from sedarchive.executor import Executor
 from sedarchive.history import Finding
 from sedarchive.sizes import MIB

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
+from sedarchive.compute.matrix.spectra_rows import missing_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
 from sedarchive.compute.requests import recorded_layout
-from sedarchive.compute.spectra_rows import missing_spectra
 from sedarchive.errors import ArchiveError, MemoryBudgetError
 from sedarchive.plan.budget import worst
 from sedarchive.plan.tasks import SpectraPlan, SweepPlan

@@ -14,25 +14,25 @@ from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
-from sedarchive.compute.aspect_rows import AspectRequest, refresh_aspects
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
-from sedarchive.compute.edge_couplings import record_presets
-from sedarchive.compute.importance_rows import refresh_importance
-from sedarchive.compute.inference import InferenceSource, drop_stale_inference, refresh_inference
-from sedarchive.compute.lead_rows import refresh_lead_laws
-from sedarchive.compute.lifecycle import refresh_lifecycle
+from sedarchive.compute.couplings.edge_couplings import record_presets
+from sedarchive.compute.inference.inference import InferenceSource, drop_stale_inference, refresh_inference
+from sedarchive.compute.inference.lead_rows import refresh_lead_laws
+from sedarchive.compute.inference.phases import PHASE_TABLES
+from sedarchive.compute.lifecycle.importance_rows import refresh_importance
+from sedarchive.compute.lifecycle.lifecycle import refresh_lifecycle
+from sedarchive.compute.lifecycle.scaling_rows import refresh_scaling
 from sedarchive.compute.logged import logged_of
-from sedarchive.compute.matrix_stats import refresh_matrix_stats
+from sedarchive.compute.matrix.aspect_rows import AspectRequest, refresh_aspects
+from sedarchive.compute.matrix.matrix_stats import refresh_matrix_stats
+from sedarchive.compute.matrix.spectra_rows import refresh_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
-from sedarchive.compute.phases import PHASE_TABLES
 from sedarchive.compute.plans import RunPlan, anatomies_of, plan_compute, plan_runs, with_recorded
-from sedarchive.compute.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.requests import Requests, record_requests
-from sedarchive.compute.scaling_rows import refresh_scaling
-from sedarchive.compute.spectra_rows import refresh_spectra
+from sedarchive.compute.rolling.projection_rows import ProjectionRequest, refresh_projections
+from sedarchive.compute.rolling.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.compute.turns import Turns
-from sedarchive.compute.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding

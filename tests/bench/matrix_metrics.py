@@ -16,7 +16,7 @@ from engine import spectra_sweep
 from measure import Claim, Settings, report, settings
 from spectra_of_gpt2_shapes import archive_of_minilm, weightwatcher_again, weightwatcher_or_none
 
-from sedarchive.compute.matrix_rows import stats_columns
+from sedarchive.compute.matrix.matrix_rows import stats_columns
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.matrix.density import fit_tail, hill_of
 from sedarchive.matrix.gaussian import bulk_of, gaussian_sigmas

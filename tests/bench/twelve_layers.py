@@ -16,9 +16,9 @@ import torch
 from measure import Claim, Settings, explain_unmet, in_turn, report, seconds, settings
 from safetensors.torch import save_file
 
-from sedarchive.compute import null_rows as null_tables
 from sedarchive.compute.refresh import ComputeOptions, compute
-from sedarchive.compute.window_rows import unknown_bands
+from sedarchive.compute.rolling import null_rows as null_tables
+from sedarchive.compute.rolling.window_rows import unknown_bands
 from sedarchive.errors import DatabaseError
 from sedarchive.ingest import IngestOptions, ingest
 from sedarchive.query import answer

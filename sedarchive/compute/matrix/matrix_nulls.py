@@ -3,7 +3,7 @@
 from functools import partial
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.matrix_rows import (
+from sedarchive.compute.matrix.matrix_rows import (
     DRAWN_NUMBERS,
     FEWEST_DRAWS,
     MOST_DRAWS,

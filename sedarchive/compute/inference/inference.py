@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.couplings import keyed_couplings, refresh_couplings, wanted_couplings
-from sedarchive.compute.edge_couplings import keyed_edge_couplings, refresh_edge_couplings, wanted_edge_couplings
-from sedarchive.compute.fits import keyed_fits, refresh_fits, wanted_fits
-from sedarchive.compute.momentum_rows import keyed_momentum, refresh_momentum, wanted_momentum
-from sedarchive.compute.phases import keyed_phases, refresh_phases, wanted_phases
+from sedarchive.compute.couplings.couplings import keyed_couplings, refresh_couplings, wanted_couplings
+from sedarchive.compute.couplings.edge_couplings import (
+    keyed_edge_couplings,
+    refresh_edge_couplings,
+    wanted_edge_couplings,
+)
+from sedarchive.compute.inference.fits import keyed_fits, refresh_fits, wanted_fits
+from sedarchive.compute.inference.phases import keyed_phases, refresh_phases, wanted_phases
+from sedarchive.compute.rolling.momentum_rows import keyed_momentum, refresh_momentum, wanted_momentum
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.tables import Database

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.window_tables import window_keys
+from sedarchive.compute.rolling.window_tables import window_keys
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.inference.surrogates import DRAWS
 from sedarchive.tables import Database

@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.coupling_inputs import input_keys, read_inputs
-from sedarchive.compute.edge_inputs import EdgeSeries, read_edges
-from sedarchive.compute.group_couplings import MEASURES as GROUP_MEASURES
-from sedarchive.compute.group_couplings import SCOPE as GROUPS
-from sedarchive.compute.group_couplings import group_rows, is_group
+from sedarchive.compute.couplings.coupling_inputs import input_keys, read_inputs
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries, read_edges
+from sedarchive.compute.couplings.group_couplings import MEASURES as GROUP_MEASURES
+from sedarchive.compute.couplings.group_couplings import SCOPE as GROUPS
+from sedarchive.compute.couplings.group_couplings import group_rows, is_group
+from sedarchive.compute.couplings.phase_couplings import MEASURE as PHASE_MEASURE
+from sedarchive.compute.couplings.phase_couplings import phase_coupling_rows
+from sedarchive.compute.couplings.preset_rows import MEASURES as PRESET_MEASURES
+from sedarchive.compute.couplings.preset_rows import follows, preset_rows
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
-from sedarchive.compute.phase_couplings import MEASURE as PHASE_MEASURE
-from sedarchive.compute.phase_couplings import phase_coupling_rows
-from sedarchive.compute.preset_rows import MEASURES as PRESET_MEASURES
-from sedarchive.compute.preset_rows import follows, preset_rows
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
 from sedarchive.inference.coupling import RunMetric

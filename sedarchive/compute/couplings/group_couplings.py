@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.edge_inputs import EdgeSeries
-from sedarchive.compute.edge_rows import numbers_at_lag_0
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.edge_rows import numbers_at_lag_0
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE, fewest_effective
 from sedarchive.inference.coupling import Aligned, Grids, RunMetric, Variant, WindowFeatures, aligned

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.lifecycle_rows import FOLLOWED, METRICS, LayerMetrics
+from sedarchive.compute.lifecycle.lifecycle_rows import FOLLOWED, METRICS, LayerMetrics
+from sedarchive.compute.rolling.window_rows import Columns
 from sedarchive.compute.row_columns import Row
-from sedarchive.compute.window_rows import Columns
 from sedarchive.lifecycle.gradients import Gradients, gradients_of, humps_of, reversal
 
 Floats = NDArray[np.float64]

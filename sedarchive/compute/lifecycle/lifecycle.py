@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.agreement_rows import FIT as AGREEMENT
-from sedarchive.compute.agreement_rows import agreement_rows
-from sedarchive.compute.coupling_inputs import LOG_HASHES
-from sedarchive.compute.dissociation_rows import dissociation_rows
-from sedarchive.compute.gradient_rows import depth_series, gradient_columns, reversal_rows
+from sedarchive.compute.couplings.coupling_inputs import LOG_HASHES
 from sedarchive.compute.keyed import WHOLE, KeyedRows
-from sedarchive.compute.lifecycle_rows import (
+from sedarchive.compute.lifecycle.agreement_rows import FIT as AGREEMENT
+from sedarchive.compute.lifecycle.agreement_rows import agreement_rows
+from sedarchive.compute.lifecycle.dissociation_rows import dissociation_rows
+from sedarchive.compute.lifecycle.gradient_rows import depth_series, gradient_columns, reversal_rows
+from sedarchive.compute.lifecycle.lifecycle_rows import (
     ALL_ROLES,
     FITS,
     FOLLOWED,
@@ -21,12 +21,12 @@ from sedarchive.compute.lifecycle_rows import (
     asymmetry_rows,
     wave_rows,
 )
-from sedarchive.compute.loss_rows import loss_rows
+from sedarchive.compute.lifecycle.loss_rows import loss_rows
+from sedarchive.compute.lifecycle.timescale_rows import FIT as TIMESCALES
+from sedarchive.compute.lifecycle.timescale_rows import timescale_rows
+from sedarchive.compute.lifecycle.trend_rows import trend_rows
+from sedarchive.compute.rolling.window_rows import Columns, concatenated
 from sedarchive.compute.row_columns import Row, columns_of
-from sedarchive.compute.timescale_rows import FIT as TIMESCALES
-from sedarchive.compute.timescale_rows import timescale_rows
-from sedarchive.compute.trend_rows import trend_rows
-from sedarchive.compute.window_rows import Columns, concatenated
 from sedarchive.tables import Database
 
 ALGORITHM = "lifecycle-3"

@@ -1,6 +1,6 @@
 """Rows of ``fits``: whether entropy and alpha say the same of the layers at the last step."""
 
-from sedarchive.compute.lifecycle_rows import LayerMetrics
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.importance import rank_correlation
 

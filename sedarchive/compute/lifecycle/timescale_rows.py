@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.lifecycle_rows import ALL_ROLES, LayerMetrics
+from sedarchive.compute.lifecycle.lifecycle_rows import ALL_ROLES, LayerMetrics
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.correlated import Interval
 from sedarchive.lifecycle.timescales import Decay, fit_decay, ratio_of, shape_over_depth, shared_rest, tau_ranges

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence
 from sedarchive.compute.audits import Audit
-from sedarchive.compute.decayed import Decayed, decayed_tensors
 from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair, ScopeSize
 from sedarchive.compute.logged import Logged
-from sedarchive.compute.null_rows import NULL_INPUTS, bands_of_windows, null_rows, unit_null
-from sedarchive.compute.turns import Turns
-from sedarchive.compute.window_rows import (
+from sedarchive.compute.rolling.decayed import Decayed, decayed_tensors
+from sedarchive.compute.rolling.null_rows import NULL_INPUTS, bands_of_windows, null_rows, unit_null
+from sedarchive.compute.rolling.window_rows import (
     Columns,
     ScopeHistory,
     UnitNull,
@@ -30,7 +29,8 @@ from sedarchive.compute.window_rows import (
     update_columns,
     window_columns,
 )
-from sedarchive.compute.window_tables import read_windows
+from sedarchive.compute.rolling.window_tables import read_windows
+from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope

@@ -5,8 +5,8 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.coupling_inputs import read_inputs
-from sedarchive.compute.lifecycle_rows import LayerMetrics
+from sedarchive.compute.couplings.coupling_inputs import read_inputs
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.lifecycle.lossrank import RankCoupling, change_couplings, level_couplings

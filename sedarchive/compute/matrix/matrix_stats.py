@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive import __version__
-from sedarchive.compute.matrix_nulls import refresh_matrix_nulls
-from sedarchive.compute.matrix_rows import Columns, Shape, stats_columns
+from sedarchive.compute.matrix.matrix_nulls import refresh_matrix_nulls
+from sedarchive.compute.matrix.matrix_rows import Columns, Shape, stats_columns
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.matrix.stack import SpectraStack

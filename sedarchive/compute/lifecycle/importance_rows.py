@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
-from sedarchive.compute.lifecycle_rows import METRICS
+from sedarchive.compute.lifecycle.lifecycle_rows import METRICS
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.lifecycle.importance import rank_correlation
 from sedarchive.lifecycle.pruning import protected_ends

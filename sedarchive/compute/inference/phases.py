@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.keyed import WHOLE, KeyedRows, Outstanding, Owned, Pair
-from sedarchive.compute.phase_rows import (
+from sedarchive.compute.inference.phase_rows import (
     NULL_WALKS,
     LogSeries,
     WindowedScope,
@@ -18,9 +17,10 @@ from sedarchive.compute.phase_rows import (
     grok_rows,
     phase_rows,
 )
+from sedarchive.compute.keyed import WHOLE, KeyedRows, Outstanding, Owned, Pair
+from sedarchive.compute.rolling.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
-from sedarchive.compute.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.coupling import Grids, RunMetric, Variant, WindowFeatures, aligned

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sedarchive.compute.gradient_rows import DepthSeries
+from sedarchive.compute.lifecycle.gradient_rows import DepthSeries
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.strengthening import slow_trend
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sedarchive.compute.gradient_rows import DepthSeries
-from sedarchive.compute.lifecycle_rows import LEAST_COMPRESSION, REACH, LayerMetrics
+from sedarchive.compute.lifecycle.gradient_rows import DepthSeries
+from sedarchive.compute.lifecycle.lifecycle_rows import LEAST_COMPRESSION, REACH, LayerMetrics
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.dissociation import KeptSpread, Turn, decisive_turn, kept_spread
 from sedarchive.lifecycle.strengthening import FEWEST

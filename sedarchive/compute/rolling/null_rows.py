@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
-from sedarchive.compute.window_tables import StandingWindows
+from sedarchive.compute.rolling.window_rows import Columns, UnitNull, concatenated, null_columns, ratio_null_columns
+from sedarchive.compute.rolling.window_tables import StandingWindows
 from sedarchive.executor import Executor
 from sedarchive.nulls.bands import NullBands, NullCache, null_bands
 from sedarchive.nulls.noise import noise_overlaps

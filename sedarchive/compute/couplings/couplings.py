@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.coupling_inputs import (
+from sedarchive.compute.couplings.coupling_inputs import (
     EXTRA,
     FEATURES,
     CouplingInputs,
@@ -20,7 +20,7 @@ from sedarchive.compute.coupling_inputs import (
     read_inputs,
     stacked,
 )
-from sedarchive.compute.coupling_rows import (
+from sedarchive.compute.couplings.coupling_rows import (
     Columns,
     Labels,
     SizeScan,
@@ -32,8 +32,8 @@ from sedarchive.compute.coupling_rows import (
     sliding_columns,
 )
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
+from sedarchive.compute.rolling.window_rows import concatenated
 from sedarchive.compute.turns import Turns
-from sedarchive.compute.window_rows import concatenated
 from sedarchive.executor import Executor
 from sedarchive.inference.correlation import fewest_effective
 from sedarchive.inference.coupling import STAMPS, Aligned, RunMetric, Variant, WindowFeatures, aligned, scan_sizes

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
-from sedarchive.compute.flow_rows import FITS, GapWindows, flow_rows, has_flow_null, other_rows
+from sedarchive.compute.inference.flow_rows import FITS, GapWindows, flow_rows, has_flow_null, other_rows
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
+from sedarchive.compute.rolling.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
-from sedarchive.compute.window_tables import StandingWindows, read_windows, window_keys
 from sedarchive.executor import Executor
 from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.edge_inputs import EdgeSeries
+from sedarchive.compute.couplings.edge_inputs import EdgeSeries
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.lags import MIN_PAIRS
 from sedarchive.inference.separate import SeparateScan

@@ -1,0 +1,1 @@
+"""Tables of couplings of windows with logged metrics."""

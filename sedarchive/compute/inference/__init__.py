@@ -1,0 +1,1 @@
+"""Tables of what is inferred from windows: fits, phases, events, and laws over runs."""

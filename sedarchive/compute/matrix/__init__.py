@@ -1,0 +1,1 @@
+"""Tables of the spectra of single matrices and of their metrics."""
