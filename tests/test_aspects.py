@@ -191,3 +191,17 @@ def test_the_command_takes_both_requests_and_keeps_them(analysis, tmp_path, few_
         assert tables.rows(sql).rows == [("fixed_aspect", "1.0"), ("fixed_aspect", "2.0"), ("truncated", "yes")]
         assert tables.rows("SELECT count(alpha_truncated_status) > 0 FROM matrix_stats").rows == [(True,)]
     run_here("compute", *place, "--fixed-aspect", "0.5", code=2)
+
+
+def test_bytes_that_cannot_be_read_become_a_finding_and_the_rest_is_computed(analysis, tmp_path, few_draws):
+    write_safetensors(tmp_path / "run", walk(3, shapes=SHAPES))
+    analysis.ingest(tmp_path / "run")
+    analysis.compute(inference=False)
+    [chunk] = [path for path in (analysis.archive / "run" / "theta").glob("*c_fc*/c/**/*") if path.is_file()]
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    [report] = analysis.compute(inference=False, matrices=MatrixRequests(aspects=(1.0,)))
+    assert [finding.tensor for finding in report.findings] == ["h.0.mlp.c_fc.weight"]
+    sql = "SELECT DISTINCT status = 'unreadable', matrix LIKE '%c_fc%' FROM aspect_stats ORDER BY ALL"
+    assert analysis.rows(sql) == [(False, False), (True, True)]
