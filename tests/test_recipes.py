@@ -82,6 +82,7 @@ sliding_coupling
 spectral_edge
 stability
 strengthening
+strengthening_runs
 turning
 two_timescales
 wave_velocity

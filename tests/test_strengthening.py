@@ -12,6 +12,8 @@ from sedarchive.compute.lifecycle.trend_rows import trend_rows
 from sedarchive.lifecycle.dissociation import decisive_turn, kept_spread
 from sedarchive.lifecycle.ranks import mann_kendall
 from sedarchive.lifecycle.strengthening import LONGEST, noise_correlation, slow_trend
+from sedarchive.recipes import find_recipes, run_recipe
+from sedarchive.tables import Database
 
 N_TRIALS = 300
 STEPS = 25.0 * np.arange(60)
@@ -192,3 +194,21 @@ def test_a_dissociation_that_cannot_be_judged_says_why():
     assert dissociation(histories(rng, n=9))["status"] == "too_few"
     assert dissociation(histories(rng, n_layers=6))["status"] == "few"
     assert dissociation(histories(rng, n_layers=2))["status"] == "too_few"
+
+
+# over runs
+
+
+@pytest.mark.parametrize(("n", "n_growing"), [(7, 7), (9, 1), (12, 7), (6, 3)])
+def test_runs_that_grow_are_counted_by_the_exact_sign_test(n, n_growing):
+    with Database.in_memory() as db:
+        for at in range(n):
+            row = {"scope": "trunk", "metric": "alpha", "gradient": "slope", "tau": 0.5 if at < n_growing else -0.5}
+            db.replace(
+                "depth_trends", {"run": f"s{at}"}, {name: [value] for name, value in (row | {"last": 1.0}).items()}
+            )
+            db.replace("runs", {"run": f"s{at}"}, {"family": ["seeds"]})
+        [found] = run_recipe(db.connection, find_recipes()["strengthening_runs"], {}).dicts()
+    assert (found["family"], found["n"], found["n_growing"]) == ("seeds", n, n_growing)
+    assert found["n_strengthening"] == n_growing
+    assert found["p"] == pytest.approx(stats.binomtest(n_growing, n).pvalue)
