@@ -1,5 +1,6 @@
 """Questions to the tables: recipes, files and SQL text."""
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,21 @@ def why_no_rows(database: Path, what: str, params: Mapping[str, str]) -> dict[st
     if not isinstance(asked, Recipe):
         return {}
     with Database.read(database) as tables:
-        return absent_values(tables.connection, asked, params)
+        return absent_values(tables.connection, asked, params) | _left_out(tables, asked)
+
+
+_INFERRED = re.compile(r"\b(phases|events|couplings|gap_flow|gap_maximality|alpha_feedback)\b")
+"""What of the tables that recipes select from ``--no-inference`` leaves out."""
+
+
+def _left_out(tables: Database, recipe: Recipe) -> dict[str, str]:
+    """Why a recipe may say nothing: what it selects from was left out, or never asked for."""
+    if "xu2026" in recipe.name and not tables.rows("SELECT preset FROM presets LIMIT 1").rows:
+        return {"preset": "no preset was followed: `sedarchive compute --preset xu2026` makes these rows"}
+    made = tables.rows("SELECT run FROM computations WHERE table_name = 'phases' LIMIT 1").rows
+    if made or not _INFERRED.search(recipe.sql):
+        return {}
+    return {"inference": "nothing was inferred from the windows: `sedarchive compute` without --no-inference does it"}
 
 
 def hints(database: Path, archive: Path, what: str, params: Mapping[str, str]) -> list[str]:

@@ -63,10 +63,14 @@ def place(tmp_path_factory):
 
 def test_a_table_of_importance_stands_beside_the_spectra(place, tmp_path):
     rows = [f"r,{layer},{0.1 * (layer - 3) ** 2},loss" for layer in range(8)]
-    (tmp_path / "i.csv").write_text(HEAD + "\n".join([*rows, "r,x,1,loss", "r,2,nan,loss"]) + "\n")
+    (tmp_path / "i.csv").write_text(
+        HEAD + "\n".join([*rows, "r,x,1,loss", "r,2,nan,loss", "r,9,1,loss", "s,0,1,loss"]) + "\n"
+    )
     said = run_here("compute", "--no-inference", "--importance", tmp_path / "i.csv", *place).stderr
     assert "row 9 is ignored" in said
     assert "row 10 is ignored" in said
+    assert "importance, not used: loss of r: there is no layer 9" in said
+    assert "importance, not used: loss of s: there is no such run" in said
     found = data_of(run_here("query", "importance", "--json", *place[2:]))
     by_key = {(row["feature"], row["layers"]): row for row in found}
     assert by_key["alpha", "all"]["n"] == 8

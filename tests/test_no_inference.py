@@ -45,8 +45,12 @@ def test_what_no_inference_leaves_out_a_later_request_makes(analysis, run):
     assert analysis.rows("SELECT count(*) > 0 FROM window_sigmas WHERE ratio_null_high IS NOT NULL") == [(True,)]
     assert set(counts(analysis).values()) == {0}
     assert analysis.rows("SELECT DISTINCT table_name FROM computations ORDER BY ALL") == [("catalog",), ("windows",)]
+    place = "--archive", analysis.archive, "--db", analysis.database
+    assert "nothing was inferred from the windows" in run_here("query", "phases", *place, code=4).stderr
+    assert "compute --preset xu2026" in run_here("query", "xu2026", *place, code=4).stderr
     analysis.compute(spectra=False)
     assert inferred(analysis) == at_once
+    assert "nothing was inferred" not in run_here("query", "phases", *place).stderr
 
 
 def test_nothing_inferred_from_other_windows_stays_beside_new_ones(analysis, run):

@@ -81,8 +81,11 @@ def test_without_a_folder_only_the_plan_is_shown(place, tmp_path):
     root, at, _, _ = place
     before = {path: path.stat().st_mtime for path in root.rglob("*")}
     shown = run_here("prune", "r", "-k", 2, *at)
-    rules = [line.split()[0] for line in shown.stdout.splitlines()[1:]]
-    assert [rule for rule in rules if rule.isalpha()] == ["spectral", "last", "first", *["random"] * 5, "worst"]
+    plans = data_of(run_here("prune", "r", "-k", 2, "--json", *at))["plans"]
+    assert [plan["rule"] for plan in plans] == ["spectral", "last", "first", *["random"] * 5, "worst"]
+    rules = [line.split()[0] for line in shown.stdout.splitlines()[1:] if line.split()[0].isalpha()]
+    different = {tuple(plan["removed"]) for plan in plans if plan["rule"] == "random"}
+    assert rules == ["spectral", "last", "first", *["random"] * len(different), "worst"]  # equal draws once
     assert "1 protected at each end" in shown.stderr
     assert {path: path.stat().st_mtime for path in root.rglob("*")} == before
 
@@ -120,7 +123,8 @@ def test_a_model_without_a_config_is_pruned_without_one(tmp_path):
     write_safetensors(tmp_path / "run", states)
     at = ["--archive", tmp_path / "a.zarr", "--db", tmp_path / "none.duckdb"]
     run_here("ingest", tmp_path / "run", *at[:2])
-    run_here("prune", "run", "-k", 1, "--rule", "first", "-o", tmp_path / "p", *at)
+    said = run_here("prune", "run", "-k", 1, "--rule", "first", "-o", tmp_path / "p", *at).stderr
+    assert "archived without a config.json" in said
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["model.safetensors"]
     with safe_open(tmp_path / "p/model.safetensors", "pt") as file:
         assert sorted(file.keys()) == ["blocks.0.mlp.up_proj.weight", "blocks.1.mlp.up_proj.weight", "blocks_of"]

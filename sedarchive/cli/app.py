@@ -8,6 +8,7 @@ from sedarchive import __version__
 from sedarchive.cli import (
     archive_commands,
     audit_command,
+    compute_command,
     demo_command,
     inspect_commands,
     model_commands,
@@ -45,7 +46,7 @@ def _root(
 
 
 app.command()(archive_commands.ingest)
-app.command()(table_commands.compute)
+app.command()(compute_command.compute)
 app.command()(table_commands.query)
 app.command()(table_commands.recipes)
 app.command()(table_commands.export)

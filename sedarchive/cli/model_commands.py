@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -73,8 +74,16 @@ def prune(
     else:
         write_result(plan_table(plan), "table", sys.stdout)
     say(printable(describe(plan)))
+    _say_written(written)
+
+
+def _say_written(written: Sequence[Path]) -> None:
+    from sedarchive.derived.files import without_config
+
     for path in written:
         say(printable(str(path)))
+    if missing := without_config(written):
+        say(missing)
 
 
 def _known_scale(name: str) -> str:
@@ -140,5 +149,4 @@ def warmup(
     if json_output:
         write_json({**asdict(warmed), "written": [str(path) for path in warmed.written]})
     say(printable(warmed.describe()))
-    for path in warmed.written:
-        say(printable(str(path)))
+    _say_written(warmed.written)

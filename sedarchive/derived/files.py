@@ -56,6 +56,13 @@ def write_weights(target: Path, outputs: Sequence[Output], origin: Mapping[str, 
                 file.write(data)
 
 
+def without_config(written: Sequence[Path]) -> str:
+    """A line for people where no config was written; empty where one was."""
+    if not written or any(path.name == CONFIG for path in written):
+        return ""
+    return f"the run was archived without a {CONFIG}, so none is written: transformers needs one beside the weights"
+
+
 def write_config(target: Path, config: Mapping[str, Any]) -> None:
     """Write a model's config as JSON."""
     with replacing(target) as file:

@@ -153,16 +153,19 @@ def _no_exponents(tables: Database | None, stored: Stored, name: str) -> str:
 
 
 def plan_table(plan: PruningPlan) -> Result:
-    """One row for each choice: its layers, how many lie in each zone, mean exponent, summed importance."""
+    """One row for each choice: its layers, how many lie in each zone, mean exponent, summed importance.
+
+    Of random draws that remove the same layers one is shown.
+    """
     columns = ["rule", "draw", "removed", "early", "middle", "late", "mean_alpha", "importance"]
     types = ["VARCHAR", "BIGINT", "VARCHAR", "BIGINT", "BIGINT", "BIGINT", "DOUBLE", "DOUBLE"]
     rows = []
-    for one in plan.removals:
+    for one in {(one.rule, one.removed): one for one in reversed(plan.removals)}.values():
         zones = [sum(layer in zone for layer in one.removed) for zone in plan.core.zones]
         mean = None if plan.alpha is None else float(plan.alpha[list(one.removed)].mean())
         lost = None if plan.importance is None else lost_with(plan.importance, one)
         rows.append((one.rule, one.draw, " ".join(map(str, one.removed)), *zones, mean, lost))
-    return Result(columns, types, rows)
+    return Result(columns, types, rows[::-1])
 
 
 def better_than_last(plan: PruningPlan) -> list[int] | None:

@@ -15,6 +15,7 @@ from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.lifecycle.importance import rank_correlation
 from sedarchive.lifecycle.pruning import protected_ends
 from sedarchive.tables import Database
+from sedarchive.words import few_of
 
 ALGORITHM = "importance-1"
 FIT = "importance"
@@ -55,6 +56,23 @@ def refresh_importance(database: Database, given: Mapping[tuple[str, str], Mappi
         with database.transaction():
             store_importance(database)
             keyed.renew(database, work, started)
+
+
+def unmatched_importance(database: Database) -> list[str]:
+    """A line for people on each run whose table of importance names what the archive does not have."""
+    sql = """
+        SELECT run, metric, list(layer ORDER BY layer), count(m.run) = 0
+        FROM layer_importance AS i
+        LEFT JOIN (SELECT DISTINCT run FROM runs) AS m USING (run)
+        WHERE NOT EXISTS (FROM matrices WHERE matrices.run = i.run AND matrices.layer = i.layer)
+        GROUP BY run, metric
+        ORDER BY run, metric
+    """
+    found = []
+    for run, metric, layers, absent in database.rows(sql).rows:
+        what = "such run" if absent else f"layer {few_of([str(layer) for layer in layers])}"
+        found.append(f"{metric} of {run}: there is no {what}")
+    return found
 
 
 def store_importance(database: Database) -> None:
@@ -108,4 +126,4 @@ def _row(scope: str, parameter: str, pairs: NDArray[np.float64]) -> Row:
 
 def _excess(parameter: str, estimate: float, n: int) -> dict[str, Any]:
     """Mean importance of the layers at the ends less that of the core."""
-    return {"fit": FIT, "scope": "boundary", "parameter": parameter, "estimate": estimate, "n": n, "status": "ok"}
+    return {"fit": FIT, "scope": "boundary", "parameter": parameter, "estimate": estimate, "n": n, "status": "no_null"}
