@@ -218,13 +218,16 @@ def test_an_address_where_nobody_answers(impatient):
     ("answer", "words"), [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "no Dask scheduler"), (b"", "no answer")]
 )
 def test_an_address_where_something_else_answers(impatient, answer, words):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=answering, args=(server, answer), daemon=True).start()
-        assert words in refusal(f"tcp://127.0.0.1:{server.getsockname()[1]}")
-
-
-def answering(server, answer):
     kept = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answering, args=(server, answer, kept), daemon=True).start()
+        assert words in refusal(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+    for connection in kept:
+        connection.close()
+
+
+def answering(server, answer, kept):
+    """Answer all who call, and keep their connections open."""
     while True:
         try:
             kept.append(server.accept()[0])
