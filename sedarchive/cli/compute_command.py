@@ -1,7 +1,7 @@
 """The command ``compute``: what it is asked for, and what it says of what it did."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,24 +39,23 @@ if TYPE_CHECKING:
 
 
 def _known_windows(values: list[str] | None) -> list[str] | None:
-    if values:
-        from sedarchive.compute.requests import parse_windows
+    from sedarchive.compute.requests import parse_windows
 
-        try:
-            parse_windows(values)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
-    return values
+    return _parsed(parse_windows, values)
 
 
 def _known_dimensions(values: list[str] | None) -> list[str] | None:
-    if values:
-        from sedarchive.compute.requests import parse_dimensions
+    from sedarchive.compute.requests import parse_dimensions
 
-        try:
-            parse_dimensions(values)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+    return _parsed(parse_dimensions, values)
+
+
+def _parsed(parse: Callable[[list[str]], object], values: list[str] | None) -> list[str] | None:
+    """Values as they were given, once they are known to mean something."""
+    try:
+        parse(values or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     return values
 
 

@@ -22,8 +22,6 @@ from sedarchive.readers.opening import open_checkpoint
 from sedarchive.restore import tensor_data
 from sedarchive.roles import TensorRole, assign_roles
 
-Bits = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -1,6 +1,6 @@
 """Rows of ``fits``: whether entropy and alpha say the same of the layers at the last step."""
 
-from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
+from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics, rank_row
 from sedarchive.compute.row_columns import Row
 from sedarchive.lifecycle.importance import rank_correlation
 
@@ -13,19 +13,4 @@ def agreement_rows(metrics: LayerMetrics) -> list[Row]:
     if not known.any():
         return []
     entropy, alpha = (metrics.values[name][:, known][:, -1] for name in ("entropy", "alpha"))
-    found = rank_correlation(entropy, alpha)
-    return [
-        {
-            "fit": FIT,
-            "scope": metrics.scope,
-            "parameter": "rho",
-            "estimate": found.rho,
-            "low": found.low,
-            "high": found.high,
-            "null_low": found.null_low,
-            "null_high": found.null_high,
-            "p": found.p,
-            "n": found.n,
-            "status": found.status,
-        }
-    ]
+    return [rank_row(FIT, metrics.scope, "rho", rank_correlation(entropy, alpha))]

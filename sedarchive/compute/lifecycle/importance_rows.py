@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
-from sedarchive.compute.lifecycle.lifecycle_rows import METRICS
+from sedarchive.compute.lifecycle.lifecycle_rows import METRICS, rank_row
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.lifecycle.importance import rank_correlation
 from sedarchive.lifecycle.pruning import protected_ends
@@ -100,28 +100,12 @@ def importance_rows(metric: str, table: NDArray[np.float64]) -> list[Row]:
     rows = []
     for at, name in enumerate(METRICS, start=3):
         for scope, chosen in (("core", inside), ("all", np.ones(len(layer), dtype=bool))):
-            rows.append(_row(scope, f"{metric}:{name}", table[chosen & np.isfinite(table[:, at])][:, [at, 2]]))
+            spectral, measured = table[chosen & np.isfinite(table[:, at])][:, [at, 2]].T
+            rows.append(rank_row(FIT, scope, f"{metric}:{name}", rank_correlation(spectral, measured)))
     if inside.any() and not inside.all():
         share = float(importance[~inside].mean() - importance[inside].mean())
         rows.append(_excess(f"{metric}:excess", share, int(np.count_nonzero(~inside))))
     return rows
-
-
-def _row(scope: str, parameter: str, pairs: NDArray[np.float64]) -> Row:
-    found = rank_correlation(pairs[:, 0], pairs[:, 1])
-    return {
-        "fit": FIT,
-        "scope": scope,
-        "parameter": parameter,
-        "estimate": found.rho,
-        "low": found.low,
-        "high": found.high,
-        "null_low": found.null_low,
-        "null_high": found.null_high,
-        "p": found.p,
-        "n": found.n,
-        "status": found.status,
-    }
 
 
 def _excess(parameter: str, estimate: float, n: int) -> dict[str, Any]:

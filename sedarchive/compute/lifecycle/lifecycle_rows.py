@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.leads import Line
 from sedarchive.lifecycle.asymmetry import asymmetry
+from sedarchive.lifecycle.importance import RankCorrelation
 from sedarchive.lifecycle.ranks import RankSlope
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
 
@@ -50,6 +51,23 @@ class LayerMetrics:
     def complete(self, metric: str) -> NDArray[np.bool_]:
         """Steps at which every layer has a value (T,)."""
         return np.asarray(np.isfinite(self.values[metric]).all(axis=0))
+
+
+def rank_row(fit: str, scope: str, parameter: str, found: RankCorrelation) -> Row:
+    """Row of ``fits`` for one rank correlation."""
+    return {
+        "fit": fit,
+        "scope": scope,
+        "parameter": parameter,
+        "estimate": found.rho,
+        "low": found.low,
+        "high": found.high,
+        "null_low": found.null_low,
+        "null_high": found.null_high,
+        "p": found.p,
+        "n": found.n,
+        "status": found.status,
+    }
 
 
 def wave_rows(metrics: LayerMetrics) -> tuple[list[Row], list[Row]]:
