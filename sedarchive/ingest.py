@@ -36,7 +36,7 @@ from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, Ten
 from sedarchive.logs import Aliases, coverage_findings, read_metrics
 from sedarchive.lowrank.settings import ADAPTER
 from sedarchive.modelconfig import config_to_keep, with_checkpoint, with_given
-from sedarchive.plan.grid import chunk_grid
+from sedarchive.plan.grid import ChunkSteps, chunk_grid
 from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
@@ -223,6 +223,7 @@ class RunIngest:
         self._told: list[ToldStep] = []
         self._commits = list(writer.commits)
         self._look, self._replacing = Look((), ()), set[int]()
+        self._steps = ChunkSteps(options.steps_per_chunk)
 
     def run(self, progress: Progress) -> None:
         """Check what is archived, add what is new, keep logs and findings."""
@@ -230,6 +231,7 @@ class RunIngest:
         self._check_heads(info.spec for info in self._writer.arrays.values())
         total = len(new)
         slot = self._writer.next_slot
+        self._steps = ChunkSteps(self._options.steps_per_chunk, slot + total)
         queue = list(new)
         while queue:
             with ExitStack() as stack:
@@ -309,10 +311,9 @@ class RunIngest:
 
     def _batch_size(self, slot: int, first: OpenedCheckpoint, spooled: bool) -> int:
         """Checkpoints like this one up to the next border of a chunk; what is spooled waits on the disk, so few."""
-        slab = max(
-            (chunk_grid(spec.rows, spec.row_bytes).slab_rows * spec.row_bytes for spec in first.stored_specs()),
-            default=0,
-        )
+        specs = first.stored_specs()
+        grids = [(chunk_grid(one.rows, one.row_bytes, self._steps), one) for one in specs]
+        slab = max((grid.slab_rows * one.row_bytes for grid, one in grids), default=0)
         size = self._options.steps_per_chunk or _BATCH
         if not self._options.steps_per_chunk and not spooled:
             share = self._options.max_mem // max(self._options.workers, 1)
@@ -338,7 +339,7 @@ class RunIngest:
                 mark = fingerprint(source.path, source.key)
                 reader = stack.enter_context(open_checkpoint(source, spool))
                 options = self._options
-                check_bounds(source.path, reader.specs.values(), options.max_mem, options.steps_per_chunk)
+                check_bounds(source.path, reader.specs.values(), options.max_mem, self._steps)
             except HistoryError as error:
                 self._report_unreadable(source, error)
                 continue
@@ -374,7 +375,7 @@ class RunIngest:
 
     def _write_batch(self, opened: Sequence[OpenedCheckpoint], slot: int) -> list[Commit]:
         specs = dict.fromkeys(spec for checkpoint in opened for spec in checkpoint.stored_specs())
-        arrays = self._writer.make_arrays(specs, slot + len(opened), self._options.steps_per_chunk, self._options.codec)
+        arrays = self._writer.make_arrays(specs, slot + len(opened), self._steps, self._options.codec)
         tasks = [task for spec in specs for task in tensor_tasks(arrays[spec], opened, slot)]
         tasks.sort(key=lambda task: -task.info.spec.nbytes)
         digests: dict[tuple[int, str], Written] = {}

@@ -33,6 +33,7 @@ from sedarchive.archive.verify import verify
 from sedarchive.errors import UnreadableCheckpointError
 from sedarchive.history import TensorSpec
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.plan.grid import ChunkSteps
 from sedarchive.preview.plan import plan_ingest
 from sedarchive.readers.bounds import check_bounds
 
@@ -188,10 +189,10 @@ def test_a_hundred_thousand_tiny_tensors_are_refused_by_ingest(tmp_path):
 
 def test_as_many_tensors_of_a_size_worth_a_folder_are_taken():
     path = Path("step_1")
-    check_bounds(path, [TensorSpec(f"t{at}", "float32", (300,)) for at in range(30_000)], 2**29)
-    check_bounds(path, [TensorSpec(f"t{at}", "float32", (1,)) for at in range(20_000)], 2**29)
+    check_bounds(path, [TensorSpec(f"t{at}", "float32", (300,)) for at in range(30_000)], 2**29, ChunkSteps())
+    check_bounds(path, [TensorSpec(f"t{at}", "float32", (1,)) for at in range(20_000)], 2**29, ChunkSteps())
     with pytest.raises(UnreadableCheckpointError, match="20001 tensors"):
-        check_bounds(path, [TensorSpec(f"t{at}", "float32", (255,)) for at in range(20_001)], 2**29)
+        check_bounds(path, [TensorSpec(f"t{at}", "float32", (255,)) for at in range(20_001)], 2**29, ChunkSteps())
 
 
 def test_many_tiny_tensors_are_archived_a_few_checkpoints_at_a_time(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from sedarchive.plan.grid import (
     HELD_BYTES,
     SLAB_BYTES,
     SMALL_TENSOR_STEPS,
+    ChunkSteps,
     MatrixLayout,
     TensorLayout,
     chunk_grid,
@@ -26,7 +27,7 @@ workers = st.integers(1, 4)
 
 def layout_of(name, shape, steps=None):
     rows, columns, itemsize = shape
-    grid = chunk_grid(rows, columns * itemsize, steps)
+    grid = chunk_grid(rows, columns * itemsize, ChunkSteps(steps))
     return TensorLayout(name, grid, columns * itemsize, columns, max(4, itemsize))
 
 
@@ -38,7 +39,7 @@ def layouts_of(all_shapes):
 @given(shape=shapes, steps=st.one_of(st.none(), st.integers(1, 64)), n_slots=st.integers(0, 200))
 def test_slabs_hold_every_row_once_and_step_groups_every_slot_once(shape, steps, n_slots):
     rows, columns, itemsize = shape
-    grid = chunk_grid(rows, columns * itemsize, steps)
+    grid = chunk_grid(rows, columns * itemsize, ChunkSteps(steps))
     assert [row for start, stop in grid.slabs() for row in range(start, stop)] == list(range(rows))
     groups = [list(range(*group)) for group in grid.step_groups((n_slots // 3, n_slots))]
     assert [slot for group in groups for slot in group] == list(range(n_slots // 3, n_slots))
@@ -50,16 +51,24 @@ def test_slabs_hold_every_row_once_and_step_groups_every_slot_once(shape, steps,
 @given(shape=shapes)
 def test_a_slab_is_at_most_half_a_mebibyte_a_step_unless_it_is_one_row(shape):
     rows, columns, itemsize = shape
-    grid = chunk_grid(rows, columns * itemsize)
+    grid = chunk_grid(rows, columns * itemsize, ChunkSteps())
     # even slabs of whole rows may exceed the aim by less than one row
     assert grid.slab_rows == 1 or (grid.slab_rows - 1) * columns * itemsize < SLAB_BYTES
+
+
+@pytest.mark.parametrize(("found", "small", "large"), [(1, 1, 1), (2, 8, 8), (8, 8, 8), (25, 32, 8), (33, 64, 8)])
+def test_a_short_history_takes_little_more_than_its_length(found, small, large):
+    steps = ChunkSteps(found=found)
+    assert chunk_grid(1, 64 * 1024, steps).steps == small
+    assert chunk_grid(100, 64 * 1024, steps).steps == large
+    assert chunk_grid(100, 64 * 1024, ChunkSteps(4, found)).steps == 4
 
 
 @few
 @given(rows=st.integers(1, 10**6), row_bytes=st.integers(1, 10**6))
 def test_steps_a_chunk_follow_the_size_of_the_tensor(rows, row_bytes):
     n_bytes = rows * row_bytes
-    steps = chunk_grid(rows, row_bytes).steps
+    steps = chunk_grid(rows, row_bytes, ChunkSteps()).steps
     if n_bytes <= 64 * 1024:
         assert steps == SMALL_TENSOR_STEPS
     else:
@@ -69,7 +78,7 @@ def test_steps_a_chunk_follow_the_size_of_the_tensor(rows, row_bytes):
 
 
 def test_an_empty_tensor_has_no_slab():
-    assert list(chunk_grid(0, 40).slabs()) == []
+    assert list(chunk_grid(0, 40, ChunkSteps()).slabs()) == []
 
 
 @few

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedWriter
+from io import BufferedWriter, FileIO
 from math import prod
 from pathlib import Path
 from secrets import token_hex
@@ -24,12 +24,16 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from sedarchive.archive.store import CheckedStore, Fetched
 from sedarchive.errors import DamagedArchiveError
-from sedarchive.sizes import MIB
+from sedarchive.sizes import KIB, MIB
 
 Bytes = NDArray[np.uint8]
+Piece = Bytes | int
+"""Where bytes go, or a number of bytes that are not wanted."""
 _CHECKSUM_BYTES = 4
 _MOST_PIECES = 1000
 """Linux fills 1,024 buffers in one call."""
+_READ_BYTES = 256 * KIB
+"""Bytes read before they are summed: they are in the processor's cache still."""
 
 
 class ReusedMemory(threading.local):
@@ -115,29 +119,30 @@ class PlainChunks:
         index = [group, slab, *[0] * self.n_axes][: self.n_axes]
         return "/".join([self.array, "c", *map(str, index)])
 
-    def _pieces(self, place: dict[int, int], inside: tuple[int, int], part: NDArray[Any]) -> Iterator[Bytes]:
-        """Yield where the bytes of a chunk go, one after the other; what is not wanted is kept for the checksum."""
+    def _pieces(self, place: dict[int, int], inside: tuple[int, int], part: NDArray[Any]) -> Iterator[Piece]:
+        """Yield where the bytes of a chunk go, one after the other."""
         row_bytes = self.shape[2] * self.itemsize
+        unwanted = 0
         for step in range(self.shape[0]):
             if step in place:
-                yield from _scrap(inside[0] * row_bytes)
+                yield unwanted + inside[0] * row_bytes
                 yield part[place[step]].reshape(-1).view(np.uint8)
-                yield from _scrap((self.shape[1] - inside[1]) * row_bytes)
+                unwanted = (self.shape[1] - inside[1]) * row_bytes
             else:
-                yield from _scrap(self.shape[1] * row_bytes)
+                unwanted += self.shape[1] * row_bytes
+        yield unwanted
 
-    def _read_chunk(self, key: str, pieces: Sequence[Bytes]) -> None:
+    def _read_chunk(self, key: str, pieces: Sequence[Piece]) -> None:
         path = self.store.root / key
-        checksum = np.zeros(_CHECKSUM_BYTES, dtype=np.uint8)
+        n_bytes = sum(piece if isinstance(piece, int) else piece.nbytes for piece in pieces) + _CHECKSUM_BYTES
         try:
-            whole = _fill(path, [*pieces, checksum])
+            whole = _fill(path, pieces, n_bytes)
         except FileNotFoundError as error:
             raise DamagedArchiveError(f"{path}: the chunk is missing; run `sedarchive verify`") from error
         except OSError as error:
             raise DamagedArchiveError(f"{path}: cannot be read ({error}); run `sedarchive verify`") from error
-        n_bytes = sum(piece.nbytes for piece in pieces) + _CHECKSUM_BYTES
         self.store.counts.add(Fetched({key: 1}, n_bytes))
-        if not whole or _crc32c(pieces) != int.from_bytes(checksum.tobytes(), "little"):
+        if not whole:
             raise DamagedArchiveError(f"{path}: the chunk fails its checksum; run `sedarchive verify`")
 
 
@@ -172,29 +177,48 @@ def _write_out_soon(file: BufferedWriter) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _scrap(n_bytes: int) -> list[Bytes]:
-    return [np.empty(n_bytes, dtype=np.uint8)] if n_bytes else []
-
-
-def _crc32c(pieces: Sequence[Bytes]) -> int:
+def _fill(path: Path, pieces: Sequence[Piece], n_bytes: int) -> bool:
+    """Fill pieces from a file, one after the other; False if its size is not theirs or its checksum does not fit."""
+    checksum = np.zeros(_CHECKSUM_BYTES, dtype=np.uint8)
     found = 0
-    for piece in pieces:
-        found = google_crc32c.extend(found, piece)
-    return found
-
-
-def _fill(path: Path, pieces: Sequence[Bytes]) -> bool:
-    """Fill buffers from a file, one after the other; False if its size is not theirs."""
-    buffers: list[Any] = list(pieces)
-    wanted = sum(piece.nbytes for piece in pieces)
     with path.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != wanted:
+        if os.fstat(file.fileno()).st_size != n_bytes:
             return False
-        if len(pieces) <= _MOST_PIECES and hasattr(os, "preadv") and os.preadv(file.fileno(), buffers, 0) == wanted:
-            return True
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    at = 0
+        for buffers in _calls(pieces):
+            if not _read_into(file, buffers):
+                return False
+            for buffer in buffers:
+                found = google_crc32c.extend(found, buffer)
+        return _read_into(file, [checksum]) and found == int.from_bytes(checksum.tobytes(), "little")
+
+
+def _calls(pieces: Sequence[Piece]) -> Iterator[list[Bytes]]:
+    """Yield buffers that are filled together; all that is not wanted goes to the same little memory."""
+    scrap = np.empty(_READ_BYTES, dtype=np.uint8)
+    buffers: list[Bytes] = []
+    held = 0
     for piece in pieces:
-        piece[:] = data[at : at + len(piece)]
-        at += len(piece)
-    return len(data) == wanted
+        n_bytes = piece if isinstance(piece, int) else piece.nbytes
+        for begin in range(0, n_bytes, _READ_BYTES):
+            size = min(_READ_BYTES, n_bytes - begin)
+            if held + size > _READ_BYTES or len(buffers) == _MOST_PIECES:
+                yield buffers
+                buffers, held = [], 0
+            buffers.append(scrap[held : held + size] if isinstance(piece, int) else piece[begin : begin + size])
+            held += size
+    yield buffers
+
+
+def _read_into(file: FileIO, buffers: list[Bytes]) -> bool:
+    """Fill buffers with what comes next in a file; False if it ends before."""
+    wanted: list[Any] = list(buffers)
+    filled = os.readv(file.fileno(), wanted) if wanted and hasattr(os, "readv") else 0
+    for buffer in buffers:
+        at = min(filled, len(buffer))
+        filled -= at
+        while at < len(buffer):
+            n_bytes = file.readinto(buffer.data[at:])
+            if not n_bytes:
+                return False
+            at += n_bytes
+    return True

@@ -35,7 +35,7 @@ from sedarchive.archive.store import (
 )
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
-from sedarchive.plan.grid import ChunkGrid, chunk_grid
+from sedarchive.plan.grid import ChunkGrid, ChunkSteps, chunk_grid
 
 STEP_CHUNK = 1_024
 
@@ -144,7 +144,7 @@ class RunWriter:
         write_sealed(self.folder / RUN_RECORD, self._record)
 
     def make_arrays(
-        self, specs: Iterable[TensorSpec], n_slots: int, steps_per_chunk: int | None, codec: str
+        self, specs: Iterable[TensorSpec], n_slots: int, steps: ChunkSteps, codec: str
     ) -> dict[TensorSpec, ArrayInfo]:
         """Array for each tensor as it is shaped and typed now, with room for ``n_slots`` checkpoints."""
         self._begun.clear()
@@ -154,7 +154,7 @@ class RunWriter:
         for spec in specs:
             if spec not in known:
                 path = _free_path(stored_name(spec.name), taken)
-                known[spec] = ArrayInfo(path, spec, _grid(spec, known.values(), steps_per_chunk))
+                known[spec] = ArrayInfo(path, spec, _grid(spec, known.values(), steps))
                 taken.add(path)
                 new.append(known[spec])
         self._make_and_grow(known.values(), new, n_slots, codec)
@@ -272,10 +272,10 @@ class RunWriter:
         self._remove_unnamed_series()
 
 
-def _grid(spec: TensorSpec, known: Iterable[ArrayInfo], steps_per_chunk: int | None) -> ChunkGrid:
+def _grid(spec: TensorSpec, known: Iterable[ArrayInfo], steps: ChunkSteps) -> ChunkGrid:
     """Chunks of a new array; where only the dtype changed those of the last, or a sweep would decode some twice."""
     before = (info.grid for info in known if (info.spec.name, info.spec.shape) == (spec.name, spec.shape))
-    return next(before, None) or chunk_grid(spec.rows, spec.row_bytes, steps_per_chunk)
+    return next(before, None) or chunk_grid(spec.rows, spec.row_bytes, steps)
 
 
 def _free_path(base: str, taken: set[str]) -> str:

@@ -16,7 +16,6 @@ Floats = NDArray[np.float64]
 FEWEST = 10
 """Fewest resolved singular values to which a density is fitted."""
 _PROBES = 48
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,10 @@ class _Candidates:
         bound = self._bounds()
         best, best_distance = 0, np.inf
         order = np.argsort(bound, kind="stable")
-        for begin in range(0, len(order), _BATCH):
-            batch = order[begin : begin + _BATCH]
-            if bound[batch[0]] > best_distance:
+        for at in order.tolist():
+            if bound[at] > best_distance:
                 break
-            for at in batch:
-                distance = self._distance(int(at))
-                if (distance, at) < (best_distance, best):
-                    best, best_distance = int(at), distance
+            best_distance, best = min((best_distance, best), (self._distance(at), at))
         return best, best_distance
 
     def _bounds(self) -> Floats:

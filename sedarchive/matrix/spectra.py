@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk
 
 Floats = NDArray[np.float64]
 SpectrumStatus = Literal["ok", "nonfinite", "zero", "empty", "failed"]
@@ -12,6 +13,7 @@ SpectrumStatus = Literal["ok", "nonfinite", "zero", "empty", "failed"]
 GRAM_LIMIT = 1e-12
 """Smallest lambda_min / lambda_max of the Gram matrix at which its eigenvalues are used."""
 _BLOCK_NUMBERS = 2**21
+_GRAM_ROWS = 512
 _SAFE_EXPONENT = 300
 _TALL = 2
 
@@ -91,16 +93,23 @@ class _Tall:
 
 def _gram_sigmas(tall: _Tall) -> Floats | None:
     """Return the singular values from the Gram matrix of the columns, or None if they would not be exact enough."""
-    n_columns = tall.matrix.shape[1]
-    gram = np.zeros((n_columns, n_columns))
-    for rows in tall.blocks(max(_BLOCK_NUMBERS // n_columns, 1)):
-        block = tall.read(rows)
-        gram += block.T @ block
-    energy = np.linalg.eigvalsh(gram)[::-1]
+    energy = np.linalg.eigvalsh(_half_gram(tall), UPLO="L")[::-1]
     if energy[-1] < GRAM_LIMIT * energy[0]:
         return None
     sigma: Floats = np.sqrt(energy)
     return sigma
+
+
+def _half_gram(tall: _Tall) -> Floats:
+    """Return the Gram matrix of the columns below the diagonal, all that LAPACK reads: numpy would fill both halves."""
+    n_columns = tall.matrix.shape[1]
+    gram: Floats = np.zeros((n_columns, n_columns), order="F")
+    for rows in tall.blocks(_GRAM_ROWS):
+        block = tall.read(rows)
+        by_columns = block.flags.f_contiguous  # those of a wide matrix; BLAS copies what does not lie as it says
+        factor = block if by_columns else block.T
+        gram = dsyrk(1.0, factor, trans=by_columns, beta=1.0, c=gram, overwrite_c=True, lower=True)
+    return gram
 
 
 def _lapack_sigmas(tall: _Tall) -> Floats:

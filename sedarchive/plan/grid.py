@@ -40,7 +40,30 @@ class ChunkGrid:
             yield max(start, slots[0]), min(start + self.steps, slots[1])
 
 
-def chunk_grid(rows: int, row_bytes: int, steps_per_chunk: int | None = None) -> ChunkGrid:
+@dataclass(frozen=True)
+class ChunkSteps:
+    """What the checkpoints a chunk depend on beside the tensor."""
+
+    given: int | None = None
+    """Asked for by the user, for every tensor; None for the default."""
+    found: int | None = None
+    """Checkpoints known when the chunks are made; None for many."""
+
+    def of(self, n_bytes: int) -> int:
+        """Checkpoints a chunk of a tensor of so many bytes.
+
+        A chunk is stored whole. So a lone checkpoint has chunks of its own, and a small tensor of a short history the
+        next power of two above its length, but 8 at least: it may grow.
+        """
+        if self.given or self.found == 1:
+            return self.given or 1
+        if n_bytes <= SMALL_TENSOR_BYTES:
+            steps = (8, 16, 32)
+            return next((most for most in steps if self.found and self.found <= most), SMALL_TENSOR_STEPS)
+        return next((most for most in (8, 4, 2) if most * n_bytes <= HELD_BYTES), 1)
+
+
+def chunk_grid(rows: int, row_bytes: int, steps: ChunkSteps) -> ChunkGrid:
     """Chunk grid of a tensor of ``rows`` rows of ``row_bytes`` bytes.
 
     Slabs are as even as whole rows allow, since the archive stores the last one
@@ -49,13 +72,7 @@ def chunk_grid(rows: int, row_bytes: int, steps_per_chunk: int | None = None) ->
     n_bytes = rows * row_bytes
     n_slabs = max(1, ceil(n_bytes / SLAB_BYTES))
     slab_rows = max(1, ceil(rows / n_slabs))
-    return ChunkGrid(steps_per_chunk or _steps_per_chunk(n_bytes), slab_rows, rows)
-
-
-def _steps_per_chunk(n_bytes: int) -> int:
-    if n_bytes <= SMALL_TENSOR_BYTES:
-        return SMALL_TENSOR_STEPS
-    return next((steps for steps in (8, 4, 2) if steps * n_bytes <= HELD_BYTES), 1)
+    return ChunkGrid(steps.of(n_bytes), slab_rows, rows)
 
 
 @dataclass(frozen=True)

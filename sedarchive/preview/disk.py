@@ -9,7 +9,7 @@ from sedarchive.archive import Archive
 from sedarchive.archive.lock import refuse_while_written
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError
 from sedarchive.history import TensorSpec
-from sedarchive.plan.grid import chunk_grid
+from sedarchive.plan.grid import ChunkSteps, chunk_grid
 from sedarchive.sizes import KIB, format_size
 
 _ARRAY_BYTES = 2 * KIB
@@ -18,7 +18,7 @@ _ENTRY_BYTES = 160
 """One tensor in one commit record."""
 
 
-def archive_bytes(slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, steps_per_chunk: int | None) -> int:
+def archive_bytes(slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, steps: ChunkSteps) -> int:
     """Bytes that new checkpoints add to an archive, without a codec; logs, which are small, apart.
 
     A chunk is stored at full size once one of its checkpoints is in it.
@@ -29,14 +29,14 @@ def archive_bytes(slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, st
         Stored tensor to the new checkpoints, counted from 0, that hold it.
     first_slot
         Checkpoints that the run has in the archive already.
-    steps_per_chunk
-        Checkpoints a chunk, None for the default of each tensor.
+    steps
+        What its chunks will depend on.
     """
-    return sum(_tensor_bytes(spec, at, first_slot, steps_per_chunk) for spec, at in slots.items())
+    return sum(_tensor_bytes(spec, at, first_slot, steps) for spec, at in slots.items())
 
 
-def _tensor_bytes(spec: TensorSpec, slots: Sequence[int], first_slot: int, steps_per_chunk: int | None) -> int:
-    grid = chunk_grid(spec.rows, spec.row_bytes, steps_per_chunk)
+def _tensor_bytes(spec: TensorSpec, slots: Sequence[int], first_slot: int, steps: ChunkSteps) -> int:
+    grid = chunk_grid(spec.rows, spec.row_bytes, steps)
     groups = {(first_slot + slot) // grid.steps for slot in slots}
     if first_slot:
         groups.discard((first_slot - 1) // grid.steps)  # that chunk is there already

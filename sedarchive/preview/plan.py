@@ -19,7 +19,7 @@ from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes
 from sedarchive.preview.model import ModelPlan, plan_model
 from sedarchive.preview.runlogs import LogPlan, look_at_logs
 from sedarchive.preview.strays import PassedOver, passed_over
-from sedarchive.preview.survey import survey_run
+from sedarchive.preview.survey import chunk_steps, survey_run
 from sedarchive.readers.training import checkpoint_settings, training_facts
 
 
@@ -177,7 +177,7 @@ def _plan_run(
         formats=survey.formats,
         model=plan_model(survey.newest, families) if survey.newest else None,
         logs=tuple(logs),
-        disk_bytes=archive_bytes(survey.slots, len(archived), options.steps_per_chunk),
+        disk_bytes=archive_bytes(survey.slots, len(archived), chunk_steps(source, archived, options)),
         findings=tuple(
             merged([*source.findings, *survey.findings, *log_findings, *disagreements, *problems, *missing])
         ),

@@ -13,6 +13,7 @@ from sedarchive.executor import Progress
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.ingest import IngestOptions
 from sedarchive.inspection import Hints, Inspection, inspect_reader
+from sedarchive.plan.grid import ChunkSteps
 from sedarchive.readers import CheckpointReader, open_checkpoint
 from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
@@ -71,6 +72,12 @@ class _Headers:
         self._n_new += 1
 
 
+def chunk_steps(source: RunSource, archived: Collection[int], options: IngestOptions) -> ChunkSteps:
+    """What the chunks of a run would depend on, if it were new."""
+    found = {*archived, *(checkpoint.step for checkpoint in source.checkpoints)}
+    return ChunkSteps(options.steps_per_chunk, len(found))
+
+
 def survey_run(
     source: RunSource, archived: Collection[int], options: IngestOptions, hints: Hints, progress: Progress
 ) -> Survey:
@@ -90,11 +97,12 @@ def survey_run(
         Called after each checkpoint.
     """
     headers = _Headers(archived)
+    steps = chunk_steps(source, archived, options)
     for done, checkpoint in enumerate(source.checkpoints, start=1):
         try:
             with _opened(checkpoint) as reader:
                 if checkpoint.step not in archived:
-                    _check(checkpoint, reader, options)
+                    check_bounds(checkpoint.path, reader.specs.values(), options.max_mem, steps)
                 headers.add(checkpoint, reader)
         except HistoryError as error:
             headers.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=checkpoint.step))
@@ -110,10 +118,6 @@ def survey_run(
         meta=headers.meta,
         optimizers=headers.optimizers,
     )
-
-
-def _check(checkpoint: CheckpointSource, reader: CheckpointReader, options: IngestOptions) -> None:
-    check_bounds(checkpoint.path, reader.specs.values(), options.max_mem, options.steps_per_chunk)
 
 
 def _newest(source: RunSource, checkpoint: CheckpointSource, hints: Hints) -> tuple[Inspection | None, str | None]:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from sedarchive.errors import MemoryBudgetError, UnreadableCheckpointError
 from sedarchive.history import TensorSpec
-from sedarchive.plan.grid import chunk_grid
+from sedarchive.plan.grid import ChunkSteps, chunk_grid
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers.faults import unreadable
 
 _MANY, _FINE = 20_000, 1024
 
 
-def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps_per_chunk: int | None = None) -> None:
+def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps: ChunkSteps) -> None:
     """Refuse a checkpoint that would take more memory or files than its weights are worth.
 
     Parameters
@@ -23,8 +23,8 @@ def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps_
         Its tensors.
     max_mem
         Bytes that ingest may work in.
-    steps_per_chunk
-        Steps a chunk, where the user gives them.
+    steps
+        What its chunks will depend on.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps_
             "folder; no model is cut so finely"
         )
         raise unreadable(path, cause, "join them before they are saved, or leave this checkpoint out")
-    grids = [(one.name, chunk_grid(one.rows, one.row_bytes, steps_per_chunk), one.row_bytes) for one in specs]
+    grids = [(one.name, chunk_grid(one.rows, one.row_bytes, steps), one.row_bytes) for one in specs]
     try:
         ingest_workers(grids, 1, max_mem, 1)
     except MemoryBudgetError as error:
