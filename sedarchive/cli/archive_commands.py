@@ -258,7 +258,7 @@ def restore(
     archive: ArchiveOption = DEFAULT_ARCHIVE,
     json_output: JsonOption = False,
 ) -> None:
-    """Write archived checkpoints back as safetensors files, bit-exact, to a folder for the run.
+    """Write archived checkpoints back as safetensors files. They are bit-exact, in a folder for the run.
 
     Example: sedarchive restore my-run --step 1000 --to restored/
     """

@@ -33,7 +33,7 @@ def audit(
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 if there is a warning or an error.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Show what is duplicated, mislabelled, broken or rounded away in the histories, and what to do about it.
+    """Show what is duplicated, mislabelled, broken or rounded away. It says what to do about it, too.
 
     Digests and values that are not finite are always checked; norms, distances and rounding where `sedarchive compute`
     has been run. What `sedarchive verify` and `compute` could not read is told, too. No weights are read.

@@ -30,7 +30,7 @@ def demo(
     json_output: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train two small transformers, one of which groks, and analyse their histories. Takes up to 3 minutes.
+    """Train two small transformers and analyse their histories. One of them groks; it takes up to 3 minutes.
 
     In a folder that it was run in before, with the same seed and steps, it goes on.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PathArgument = Annotated[Path, typer.Argument(help="A checkpoint, a run, or a folder of runs.", show_default=False)]
 
 arch_app = typer.Typer(
-    help="Families of architectures: the names and fused layouts that are known.\n\n"
+    help="List, show and test families of architectures. They are the names and fused layouts that are known.\n\n"
     "A file of your own is given as --arch FILE to inspect, ingest --dry-run and compute.\n\n"
     "Example: sedarchive arch test checkpoint/ --arch mine.toml",
     no_args_is_help=True,
@@ -45,7 +45,7 @@ def inspect(
     step_regex: StepRegexOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Show what a checkpoint holds: format, architecture, tensors, splits, ties. Only headers are read.
+    """Show what a checkpoint holds. Format, architecture, tensors, splits and ties: only headers are read.
 
     Of a folder, the newest checkpoint of each run is shown.
 

@@ -58,7 +58,7 @@ def prune(
     database: DatabaseOption = DEFAULT_DATABASE,
     json_output: JsonOption = False,
 ) -> None:
-    """Choose layers to remove by their spectra, beside simpler rules, and write the model without them.
+    """Choose layers to remove by their spectra. Simpler rules stand beside; -o writes the model without them.
 
     Example: sedarchive prune my-run -k 3 -o pruned/
     """
@@ -135,7 +135,7 @@ def warmup(
     database: DatabaseOption = DEFAULT_DATABASE,
     json_output: JsonOption = False,
 ) -> None:
-    """Write a fresh model whose matrices have the singular values of an archived checkpoint.
+    """Write a fresh model with the spectra of an archived checkpoint. Its singular vectors are random.
 
     Example: sedarchive warmup my-run --step 1000 -o warm/
     """

@@ -153,7 +153,7 @@ def plot(
     ] = None,
     database: DatabaseOption = DEFAULT_DATABASE,
 ) -> None:
-    """Draw the edge ratio of each run over steps, with its null and a logged metric.
+    """Draw the edge ratio of each run over steps. Its null and a logged metric stand beside it.
 
     Example: sedarchive plot -o edge.pdf --scope attention
     """
@@ -177,7 +177,7 @@ def explain(
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Say what a table, a column (its formula, source, null and pitfalls) or a recipe means.
+    """Say what a table, a column or a recipe means. Of a column: formula, source, null and pitfalls.
 
     Example: sedarchive explain windows.edge_ratio
     """
