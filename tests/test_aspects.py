@@ -1,5 +1,7 @@
 """Metrics at a fixed aspect ratio: how matrices are cut, what is fitted, its null, and the rows of ``compute``."""
 
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,8 @@ from small import run_here, walk, write_safetensors
 
 from sedarchive.compute.matrix import aspect_rows, matrix_rows
 from sedarchive.compute.matrix.aspect_rows import METRICS, aspect_null
+from sedarchive.compute.options import ComputeOptions
+from sedarchive.compute.plans import plan_compute
 from sedarchive.compute.requests import MatrixRequests
 from sedarchive.matrix.aspect import MOST_PARTS, Cut, parts_metrics
 from sedarchive.matrix.density import fit_tail
@@ -164,6 +168,23 @@ def test_rows_are_those_of_the_weights_and_only_new_steps_are_read(analysis, tmp
     analysis.database.unlink()
     analysis.compute(inference=False, matrices=wanted)
     assert contents(analysis) == grown
+
+
+def test_a_dry_run_counts_the_reads_of_sub_matrices_until_they_are_there(analysis, tmp_path, few_draws):
+    write_safetensors(tmp_path / "run", walk(3, shapes=SHAPES))
+    analysis.ingest(tmp_path / "run")
+    n_bytes = 3 * sum(4 * prod(shape) for shape in SHAPES.values() if len(shape) == 2)
+
+    def planned(*asked):
+        options = ComputeOptions(matrices=MatrixRequests(aspects=asked))
+        [plan] = plan_compute(analysis.archive, analysis.database, options)
+        return [sweep.read_bytes for sweep in plan.spectra]
+
+    assert (planned(), planned(1.0)) == ([n_bytes], [n_bytes, n_bytes])
+    analysis.compute(inference=False)
+    assert (planned(), planned(1.0)) == ([0], [0, n_bytes])
+    analysis.compute(inference=False, matrices=MatrixRequests(aspects=(1.0,)))
+    assert planned() == [0, 0]  # what was asked for before is planned, too
 
 
 def test_matrices_without_values_say_why(analysis, tmp_path, few_draws):

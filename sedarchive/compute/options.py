@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from sedarchive.compute.matrix.aspect_rows import AspectRequest
 from sedarchive.compute.matrix.spectra_rows import SpectraOutcome
 from sedarchive.compute.requests import Asked, Layout, MatrixRequests, Withdrawn
 from sedarchive.executor import Executor
 from sedarchive.history import Finding
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.gram_sweep import GramOutcome
+from sedarchive.sweeps.spectra_sweep import SpectraOptions
 from sedarchive.sweeps.stored_grams import GramOptions
 from sedarchive.words import counted
 
@@ -57,6 +59,12 @@ class ComputeOptions:
     def layout(self) -> Layout:
         """Options that change what leaves and Gram matrices are; one left out is the one last given."""
         return Layout(self.heads, self.kv_heads, self.band, self.arch)
+
+    @property
+    def aspects(self) -> AspectRequest:
+        """Sub-matrices that are wanted."""
+        sweep = SpectraOptions(self.max_mem, self.exact, self.matrices.aspects)
+        return AspectRequest(self.matrices.aspects, self.every, sweep)
 
     @property
     def gram(self) -> GramOptions:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.store import CheckedStore
+from sedarchive.compute.matrix.aspect_rows import missing_aspects
 from sedarchive.compute.matrix.spectra_rows import missing_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
-from sedarchive.compute.requests import recorded_layout
+from sedarchive.compute.requests import recorded_layout, recorded_matrices
 from sedarchive.errors import ArchiveError, MemoryBudgetError
 from sedarchive.plan.budget import worst
 from sedarchive.plan.tasks import SpectraPlan, SweepPlan
@@ -27,23 +28,24 @@ class RunPlan:
 
     run: str
     gram: SweepPlan
-    spectra: SpectraPlan | None
+    spectra: tuple[SpectraPlan, ...]
+    """Of whole matrices and of sub-matrices; none where spectra are left out."""
 
     @property
     def reads_weights(self) -> bool:
         """Whether there is anything to sweep."""
-        return bool(self.gram.n_tasks or (self.spectra and self.spectra.tasks))
+        return bool(self.gram.n_tasks or any(plan.tasks for plan in self.spectra))
 
     def summary(self) -> dict[str, str | int]:
         """Numbers for people, by name."""
-        memory = max(self.gram.projected_mem, self.spectra.projected_mem if self.spectra else 0)
+        memory = max(self.gram.projected_mem, *(plan.projected_mem for plan in self.spectra), 0)
         return {
             "run": self.run,
             "gram_reads": format_size(self.gram.read_bytes),
             "gram_tasks": self.gram.n_tasks,
             "decodes_per_chunk": self.gram.decodes_per_chunk,
-            "spectra_reads": format_size(self.spectra.read_bytes if self.spectra else 0),
-            "spectra_tasks": len(self.spectra.tasks) if self.spectra else 0,
+            "spectra_reads": format_size(sum(plan.read_bytes for plan in self.spectra)),
+            "spectra_tasks": sum(len(plan.tasks) for plan in self.spectra),
             "projected_memory": format_size(memory),
         }
 
@@ -63,7 +65,8 @@ def plan_compute(archive: Path, database: Path, options: ComputeOptions) -> list
 
 def with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions:
     """Return options with those that an earlier request gave and this one leaves out."""
-    return replace(options, **asdict(options.layout.or_else(recorded_layout(database))))
+    layout, matrices = recorded_layout(database), recorded_matrices(database)
+    return replace(options, matrices=options.matrices.and_those(matrices), **asdict(options.layout.or_else(layout)))
 
 
 def plan_runs(
@@ -90,11 +93,13 @@ def _plan_run(parts: Anatomy, store: CheckedStore, database: Database | None, op
     return RunPlan(parts.run.name, gram, spectra())
 
 
-def _plan_spectra(parts: Anatomy, database: Database | None, options: ComputeOptions) -> SpectraPlan | None:
+def _plan_spectra(parts: Anatomy, database: Database | None, options: ComputeOptions) -> tuple[SpectraPlan, ...]:
     if not options.spectra:
-        return None
-    missing = missing_spectra(parts, database, options.every, options.exact)
-    return plan_spectra_sweep(parts, missing, options.max_mem, options.executor.workers)
+        return ()
+    sweeps = [missing_spectra(parts, database, options.every, options.exact)]
+    if options.matrices.aspects:
+        sweeps.append(missing_aspects(parts, database, options.aspects))
+    return tuple(plan_spectra_sweep(parts, missing, options.max_mem, options.executor.workers) for missing in sweeps)
 
 
 def anatomies_of(runs: Sequence[RunArchive], options: ComputeOptions) -> tuple[list[Anatomy], list[RunComputed]]:

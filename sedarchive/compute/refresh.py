@@ -24,7 +24,7 @@ from sedarchive.compute.lifecycle.importance_rows import refresh_importance
 from sedarchive.compute.lifecycle.lifecycle import refresh_lifecycle
 from sedarchive.compute.lifecycle.scaling_rows import refresh_scaling
 from sedarchive.compute.logged import logged_of
-from sedarchive.compute.matrix.aspect_rows import AspectRequest, refresh_aspects
+from sedarchive.compute.matrix.aspect_rows import refresh_aspects
 from sedarchive.compute.matrix.matrix_stats import refresh_matrix_stats
 from sedarchive.compute.matrix.spectra_rows import refresh_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
@@ -250,7 +250,8 @@ class _Job:
         report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
         refresh_matrix_stats(parts.run.name, self.turns, self.options.executor, self.requests.matrices.truncated)
         if self.requests.matrices.aspects:
-            report.spectra.failed |= self._refresh_aspects(parts)
+            aspects = self.options.aspects
+            report.spectra.failed |= refresh_aspects(parts, aspects, self.turns, self.sweeps, self.progress)
         refresh_lifecycle(parts.run.name, self.turns.database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:
@@ -258,12 +259,6 @@ class _Job:
                 Finding(UNREADABLE_SPECTRA, "error", report.spectra.failed[name], tensor=name) for name in unreadable
             ]
             self._write_catalog(parts, audit, report)
-
-    def _refresh_aspects(self, parts: Anatomy) -> dict[str, str]:
-        aspects = self.requests.matrices.aspects
-        sweep = SpectraOptions(self.options.max_mem, self.options.exact, aspects)
-        request = AspectRequest(aspects, self.options.every, sweep)
-        return refresh_aspects(parts, request, self.turns, self.sweeps, self.progress)
 
     def _write_catalog(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         run = parts.run.name

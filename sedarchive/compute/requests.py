@@ -34,10 +34,15 @@ class MatrixRequests:
     aspects: tuple[float, ...] = ()
     """Aspect ratios of sub-matrices, for which weights are read."""
 
-    def and_those(self, known: Mapping[str, Sequence[str]]) -> "MatrixRequests":
-        """These and the recorded ones."""
-        aspects = {*map(float, known.get("fixed_aspect", ())), *self.aspects}
-        return MatrixRequests(self.truncated or "truncated" in known, tuple(sorted(aspects)))
+    @classmethod
+    def of(cls, known: Mapping[str, Sequence[str]]) -> "MatrixRequests":
+        """Those of recorded values by kind."""
+        return cls("truncated" in known, tuple(map(float, known.get("fixed_aspect", ()))))
+
+    def and_those(self, before: "MatrixRequests") -> "MatrixRequests":
+        """These and earlier ones."""
+        aspects = {*before.aspects, *self.aspects}
+        return MatrixRequests(self.truncated or before.truncated, tuple(sorted(aspects)))
 
     @property
     def recorded(self) -> list[tuple[str, str]]:
@@ -243,9 +248,7 @@ def record_requests(database: Database, asked: Asked) -> Requests:
     UnknownNameError
         If it withdraws what was not asked for.
     """
-    known: dict[str, list[str]] = {}
-    for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
-        known.setdefault(kind, []).append(value)
+    known = _recorded(database)
     before = [scope for scope in known.get("scope", []) if scope not in DEFAULT_SCOPES]
     asked.forget.check(map(int, known.get("window", [])), before)
     kept = {*map(int, known.get("window", []))} - {*asked.forget.windows}
@@ -257,7 +260,7 @@ def record_requests(database: Database, asked: Asked) -> Requests:
     seeds = asked.projection_seeds or int(known.get("projection_seeds", [str(DEFAULT_PROJECTION_SEEDS)])[0])
     recorded = [("window", str(size)) for size in windows] + [("scope", scope) for scope in scopes]
     recorded += [("projection", str(dimension)) for dimension in projections] + [("projection_seeds", str(seeds))]
-    matrices = asked.matrices.and_those(known)
+    matrices = asked.matrices.and_those(MatrixRequests.of(known))
     recorded += [("preset", name) for name in presets] + matrices.recorded
     recorded += [(name, str(value)) for name, value in sorted(asdict(asked.layout).items()) if value is not None]
     recorded += [("runs_info", json.dumps(info, sort_keys=True))] if info else []
@@ -271,6 +274,19 @@ def _all_scopes(known: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
     """Return the scopes of this request and those before; of a user's own name the last definition counts."""
     kept = [scope for scope in known if _own_name(scope) not in {*map(_own_name, asked)} - {None}]
     return tuple(dict.fromkeys([*DEFAULT_SCOPES, *kept, *asked]))
+
+
+def recorded_matrices(database: Database) -> MatrixRequests:
+    """What was asked for of the matrices so far."""
+    return MatrixRequests.of(_recorded(database))
+
+
+def _recorded(database: Database) -> dict[str, list[str]]:
+    """Values of each kind of request."""
+    known: dict[str, list[str]] = {}
+    for kind, value in database.rows("SELECT kind, value FROM requests ORDER BY kind, value").rows:
+        known.setdefault(kind, []).append(value)
+    return known
 
 
 def recorded_layout(database: Database) -> Layout:

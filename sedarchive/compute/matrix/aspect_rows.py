@@ -3,7 +3,7 @@
 A row is known by a digest of all that it depends on, as a spectrum is: a longer history costs its new steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -59,6 +59,20 @@ class AspectRequest:
     options: SpectraOptions
 
 
+def missing_aspects(anatomy: Anatomy, database: Database | None, request: AspectRequest) -> dict[str, list[int]]:
+    """Tensor -> checkpoints at which sub-matrices are missing or stale."""
+    digests = _digests(anatomy, request)
+    known = _known(database, anatomy.run.name, digests) if database else set()
+    return by_tensor(anatomy, {at[:2] for at in _missing(anatomy, request, digests, known)})
+
+
+def _missing(
+    anatomy: Anatomy, request: AspectRequest, digests: Mapping[AspectAt, str], known: Collection[AspectAt]
+) -> set[AspectAt]:
+    steps = wanted_at(anatomy, {(matrix, step) for matrix, step, _ in digests}, request.every)
+    return {at for at in digests if at[:2] in steps and at not in known}
+
+
 def refresh_aspects(
     anatomy: Anatomy, request: AspectRequest, turns: Turns, executor: Executor, progress: Progress
 ) -> dict[str, str]:
@@ -73,8 +87,7 @@ def refresh_aspects(
     digests = _digests(anatomy, request)
     known = _known(turns.database, run, digests)
     turns.database.keep(TABLE, {"run": run}, ("matrix", "step", "aspect"), sorted(known))
-    steps = wanted_at(anatomy, {(matrix, step) for matrix, step, _ in digests}, request.every)
-    missing = {at for at in digests if at[:2] in steps and at not in known}
+    missing = _missing(anatomy, request, digests, known)
     failed: dict[str, str] = {}
     if missing:
         turns.end()
