@@ -14,13 +14,14 @@ from series import Search, autoregressive, cosine_rate, decaying_loss, lag_test,
 from sedarchive.compute.couplings.coupling_rows import share_columns
 from sedarchive.compute.inference.flow_rows import GapWindows, feedback_rows, maximality_rows
 from sedarchive.inference import changes
-from sedarchive.inference.changes import ShiftOptions, cusum_statistic, window_noise
+from sedarchive.inference.changes import ShiftOptions
 from sedarchive.inference.correlation import (
     FEWEST_EFFECTIVE,
     correlation_p,
     fewest_effective,
 )
 from sedarchive.inference.coupling import RunMetric, Variant, WindowFeatures, half_places, scan_sizes
+from sedarchive.inference.cusum import cusum_statistic, window_noise
 from sedarchive.inference.feedback import correlations, lagged
 from sedarchive.inference.gapflow import RandomHistory, walk_gaps
 from sedarchive.inference.granger import granger, multiple_r2

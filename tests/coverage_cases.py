@@ -6,7 +6,7 @@ from series import autoregressive, filtered
 
 from sedarchive.compute.lifecycle.lifecycle_rows import LayerMetrics
 from sedarchive.compute.lifecycle.timescale_rows import timescale_rows
-from sedarchive.inference.changes import find_shift, window_noise
+from sedarchive.inference.changes import find_shift
 from sedarchive.inference.correlation import (
     FEWEST_EFFECTIVE,
     effective_size,
@@ -14,6 +14,7 @@ from sedarchive.inference.correlation import (
     lag_one,
     peak_interval,
 )
+from sedarchive.inference.cusum import window_noise
 from sedarchive.inference.gapflow import gap_flow
 from sedarchive.inference.leads import fit_line
 from sedarchive.inference.trends import without_trend

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
-from sedarchive.inference.changes import Shift, ShiftOptions, cusum_statistic, find_shift, window_noise
-from sedarchive.inference.ramps import Prepared, Ramps
+from sedarchive.inference.changes import Shift, ShiftOptions, find_shift
+from sedarchive.inference.cusum import cusum_statistic, window_noise
+from sedarchive.inference.ramps import Prepared, Ramps, kinds_of_ramps, prepared_for
+from sedarchive.inference.replicas import Planted, best_jumps, draw_replicas
 from sedarchive.inference.walks import walk_sigmas
 from sedarchive.rolling.windows import window_series
 
@@ -106,6 +108,28 @@ def test_a_jump_without_noise_is_dated_exactly():
     shift = find_shift(seen_by_windows(updates, 10), 10, QUICK)
     assert (shift.status, shift.update, shift.low, shift.high) == ("ok", 37, 37, 37)
     assert shift.size == pytest.approx(-7)
+
+
+@pytest.mark.parametrize(("n", "size", "replicas"), [(60, 10, 40), (200, 6, 500)])  # 500 x 200: in two parts
+def test_replicas_share_their_noise_and_are_fitted_as_if_each_stood_alone(n, size, replicas):
+    kinds = kinds_of_ramps(n, size)
+    at = len(kinds[0].first_updates) // 3
+    model = 5 - 3 * kinds[0].shape(int(kinds[0].first_updates[at]))
+    found, first = (
+        draw(Planted(kinds, at, model, variance), replicas, 3)
+        for draw, variance in ((draw_replicas, 0.04), (best_jumps, 0.25))
+    )
+    parts = [(2 + part, min(replicas - part, 2**16 // n)) for part in range(0, replicas, 2**16 // n)]
+    noise = np.concatenate([window_noise(n, size, more, np.random.default_rng([3, at])) for at, more in parts])
+    for row in (0, 17, replicas - 1):
+        series = model + 0.2 * noise[row]
+        residuals = [kind.residuals(prepared_for(kinds, series)) for kind in kinds]
+        assert found.true[row] == pytest.approx(residuals[0][at], rel=1e-11)
+        assert found.jump[row] == pytest.approx(residuals[0].min(), rel=1e-11)
+        assert found.any_kind[row] == pytest.approx(min(one.min() for one in residuals), rel=1e-11)
+        assert found.statistic[row] == pytest.approx(cusum_statistic(series, size), rel=1e-11)
+    pilots = model + 0.5 * window_noise(n, size, replicas, np.random.default_rng([3, 1]))
+    np.testing.assert_allclose(first, kinds[0].residuals(prepared_for(kinds, pilots)).min(axis=1), rtol=1e-11)
 
 
 def test_a_smooth_change_says_so_and_its_interval_holds_it():

@@ -28,19 +28,19 @@ at least two standard deviations of the noise in 94 to 99 % of cases.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from sedarchive.inference.ramps import SHAPE_ERROR, Prepared, Ramps
+from sedarchive.inference.cusum import cusum_statistic, noise_statistics
+from sedarchive.inference.ramps import SHAPE_ERROR, Ramps, kinds_of_ramps, prepared_for
+from sedarchive.inference.replicas import Planted, Replicas, best_jumps, draw_replicas
 
 Floats = NDArray[np.float64]
 
 MIN_EFFECTIVE = 4
 """Windows over W: with fewer independent windows nothing can be said."""
-_CHUNK_NUMBERS = 2**18
 _FLAT = 1e-12
 _PILOTS = 49
 _PERSISTENT = 0.5
@@ -108,7 +108,7 @@ def find_shift(series: Floats, window_size: int, options: ShiftOptions = _DEFAUL
     fit = _Fit.of(values, window_size)
     if fit.persistence > _PERSISTENT:
         return Shift("persistent", n)
-    null = _noise_statistics(n, window_size, options.draws, options.seed)
+    null = noise_statistics(n, window_size, options.draws, options.seed)
     reached = int(np.count_nonzero(null >= cusum_statistic(values[None], window_size)[0]))
     p = (1 + reached) / (1 + len(null))
     if p > options.alpha:
@@ -123,49 +123,6 @@ class _Evidence:
 
     p: float
     significant: float
-
-
-def cusum_statistic(series: Floats, trim: int) -> Floats:
-    """Return the largest self-normalised CUSUM statistic (...) of series (..., n) over the splits trim .. n - trim."""
-    n = series.shape[-1]
-    centred = series - series.mean(axis=-1, keepdims=True)
-    before = _partial_sum_energy(centred)
-    after = _partial_sum_energy(centred[..., ::-1])[..., ::-1]
-    # a split at s leaves s values before it: index s - 1 of `before`, and n - s after it, which is index s of `after`
-    split = np.arange(max(trim, 2), n - max(trim, 2) + 1)
-    total = np.cumsum(centred, axis=-1)[..., split - 1] ** 2
-    spread = before[..., split - 1] + after[..., split]
-    floor = np.finfo(np.float64).eps * (total + spread).max(axis=-1, keepdims=True) + np.finfo(np.float64).tiny
-    largest: Floats = (n * total / np.maximum(spread, floor)).max(axis=-1)
-    return largest
-
-
-def window_noise(n: int, window_size: int, draws: int, generator: np.random.Generator) -> Floats:
-    """Return white noise averaged over W updates (draws, n), of unit variance."""
-    steps = generator.standard_normal((draws, n + window_size))
-    total = np.cumsum(steps, axis=-1)
-    noise: Floats = (total[:, window_size:] - total[:, :-window_size]) / np.sqrt(window_size)
-    return noise
-
-
-def _partial_sum_energy(centred: Floats) -> Floats:
-    """Return sum_{t <= k} (S_t - (t / k) S_k)² (..., n) for every k, S the partial sums."""
-    k = np.arange(1, centred.shape[-1] + 1, dtype=np.float64)
-    sums = np.cumsum(centred, axis=-1)
-    mean = sums / k
-    squares, products = np.cumsum(sums**2, axis=-1), np.cumsum(k * sums, axis=-1)
-    energy: Floats = squares - 2 * mean * products + mean**2 * (k * (k + 1) * (2 * k + 1) / 6)
-    return np.maximum(energy, 0.0, out=energy)
-
-
-@lru_cache(maxsize=64)
-def _noise_statistics(n: int, window_size: int, draws: int, seed: int) -> Floats:
-    generator = np.random.default_rng(seed)
-    per_chunk = max(_CHUNK_NUMBERS // n, 1)
-    sizes = [min(per_chunk, draws - first) for first in range(0, draws, per_chunk)]
-    return np.concatenate(
-        [cusum_statistic(window_noise(n, window_size, size, generator), window_size) for size in sizes]
-    )
 
 
 def _longest_stretch(series: Floats) -> tuple[int, Floats]:
@@ -183,15 +140,16 @@ class _Fit:
     """Least squares of one series by ramps of every kind: jumps first."""
 
     values: Floats
-    kinds: list[Ramps]
+    kinds: tuple[Ramps, ...]
     residuals: list[Floats]
     """Of each kind, at each first update."""
 
     @classmethod
     def of(cls, values: Floats, window_size: int) -> "_Fit":
         """Fit a series (n,)."""
-        kinds = _kinds(len(values), window_size)
-        return cls(values, kinds, _residuals(kinds, values))
+        kinds = kinds_of_ramps(len(values), window_size)
+        prepared = prepared_for(kinds, values)
+        return cls(values, kinds, [kind.residuals(prepared) for kind in kinds])
 
     @property
     def at(self) -> int:
@@ -227,20 +185,6 @@ class _Fit:
         return float(step[1:] @ step[:-1] / (step @ step))
 
 
-def _kinds(n: int, window_size: int) -> list[Ramps]:
-    """Jumps first, then smooth changes of W / 2, W, 2 W, ... updates, as long as they end within the series."""
-    spreads, spread = [0], max(window_size // 2, 1)
-    while spread + 3 * window_size <= n:
-        spreads.append(spread)
-        spread *= 2
-    return [Ramps(n, window_size, spread) for spread in spreads]
-
-
-def _residuals(kinds: list[Ramps], series: Floats) -> list[Floats]:
-    prepared = Prepared.of(series, kinds[-1].window_size + kinds[-1].spread + 1)
-    return [kind.residuals(prepared) for kind in kinds]
-
-
 def _dated(fit: _Fit, offset: int, evidence: _Evidence, options: ShiftOptions) -> Shift:
     p, values = evidence.p, fit.values
     jumps = fit.kinds[0].first_updates
@@ -261,41 +205,17 @@ def _smooth(fit: _Fit, offset: int, p: float) -> Shift:
     return Shift("smooth", len(fit.values), p, (low + high) / 2, low, high, kind.fitted(fit.values, first)[1])
 
 
-@dataclass(frozen=True)
-class _Replicas:
-    """Residuals (replicas,) of series of a known jump and noise."""
-
-    true: Floats
-    """Of the jump itself."""
-    jump: Floats
-    """Of the jump that fits best."""
-    any_kind: Floats
-    """Of the change that fits best."""
-    statistic: Floats
-    """CUSUM statistic."""
-
-    def chosen(self, significant: float) -> "_Replicas":
-        """Those that would have been dated, and as many of the next as make a third of all.
-
-        Luck helps a small jump to be dated, and misplaces it: what is not dated must not speak for what is.
-        """
-        enough = float(np.quantile(self.statistic, 2 / 3))
-        kept = self.statistic >= min(significant, enough)
-        return _Replicas(self.true[kept], self.jump[kept], self.any_kind[kept], self.statistic[kept])
-
-
-def _replicas(fit: _Fit, model: Floats, size: float, options: ShiftOptions) -> _Replicas:
+def _replicas(fit: _Fit, model: Floats, size: float, options: ShiftOptions) -> Replicas:
     """Return replicas of the best jump, as low as it may be, with noise averaged over W.
 
     The residuals of a fit are smaller than the noise; by how much is seen in a first set of replicas. A jump that was
     found is higher than it is, the more so the less it stands out: a lower one is less well dated.
     """
-    generator = np.random.default_rng(options.seed + 1)
     variance = fit.jump / len(model)
-    first = _draw_replicas(fit, model, variance, _PILOTS, generator)
-    variance /= min(float(np.mean(first.jump)) / fit.jump, 1.0)
+    first = best_jumps(Planted(fit.kinds, fit.at, model, variance), _PILOTS, options.seed)
+    variance /= min(float(np.mean(first)) / fit.jump, 1.0)
     lowered = model.mean() + (model - model.mean()) * _least_share(fit, size, variance)
-    return _draw_replicas(fit, lowered, variance, options.replicas, generator)
+    return draw_replicas(Planted(fit.kinds, fit.at, lowered, variance), options.replicas, options.seed)
 
 
 def _least_share(fit: _Fit, size: float, variance: float) -> float:
@@ -305,18 +225,3 @@ def _least_share(fit: _Fit, size: float, variance: float) -> float:
     before = min(max(int(fit.kinds[0].first_updates[fit.at]), 1), n - 1)
     error = np.sqrt(variance * window_size * (1 / before + 1 / (n - before)))
     return max(1.0 - errors * float(error) / max(abs(size), np.finfo(np.float64).tiny), 0.0)
-
-
-def _draw_replicas(
-    fit: _Fit, model: Floats, variance: float, replicas: int, generator: np.random.Generator
-) -> _Replicas:
-    n, window_size = len(model), fit.kinds[0].window_size
-    per_chunk = max(_CHUNK_NUMBERS // n, 1)
-    found: list[list[Floats]] = []
-    for first in range(0, replicas, per_chunk):
-        noise = window_noise(n, window_size, min(per_chunk, replicas - first), generator)
-        series = model + np.sqrt(variance) * noise
-        residuals = _residuals(fit.kinds, series)
-        least = [kind.min(axis=-1) for kind in residuals]
-        found.append([residuals[0][:, fit.at], least[0], np.min(least, axis=0), cusum_statistic(series, window_size)])
-    return _Replicas(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

@@ -1,6 +1,8 @@
 """Least squares of every ramp that a change of the updates may leave in a series of windows, at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,20 @@ class Prepared:
         )
 
 
+def explained(scores: list[Floats]) -> Floats:
+    """Return what each ramp explains of the energy of a series (..., m), from its scores."""
+    squares = scores[0] * scores[0]
+    for score in scores[1:]:
+        squares += score * score
+    return squares
+
+
+def left_over(energy: Floats, gain: Floats) -> Floats:
+    """Return the residual sums of squares of ramps that explain `gain`, with the allowance for the shape."""
+    left: Floats = np.maximum(energy - gain, 0.0) + SHAPE_ERROR * energy
+    return left
+
+
 @dataclass(frozen=True)
 class Ramps:
     """Least squares of every ramp of one kind: a change spread evenly over `spread` + 1 updates, seen by windows."""
@@ -47,7 +63,7 @@ class Ramps:
     window_size: int
     spread: int
 
-    @property
+    @cached_property
     def first_updates(self) -> NDArray[np.int64]:
         """First updates of the new regime that are looked at (m,).
 
@@ -66,12 +82,15 @@ class Ramps:
 
     def residuals(self, series: Prepared) -> Floats:
         """Return the residual sums of squares (..., m), with the allowance for the shape."""
-        products, norms = self._products(series), self._energies()
-        gain = products**2 / norms
+        return left_over(series.energy, explained(self.scores(series)))
+
+    def scores(self, series: Prepared) -> list[Floats]:
+        """Return functions (..., m) that are linear in the series; their squares add up to what each ramp explains."""
+        products, norms = self._products(series), self._energies
+        scores: list[Floats] = [products / np.sqrt(norms)]
         if self.spread == 0:
-            gain += self._gain_of_bending(series.centred, products / norms)
-        left: Floats = np.maximum(series.energy - gain, 0.0) + SHAPE_ERROR * series.energy
-        return left
+            scores.append(self._bending(series.centred, products / norms))
+        return scores
 
     def fitted(self, values: Floats, first: int) -> tuple[Floats, float]:
         """Return the ramp that fits a series (n,) best, and its height."""
@@ -81,8 +100,8 @@ class Ramps:
         solution = np.linalg.lstsq(design, values, rcond=None)[0]
         return design @ solution, float(solution[1])
 
-    def _gain_of_bending(self, centred: Floats, slope: Floats) -> Floats:
-        """Return by how much f (1 - f) beside the ramp f lowers the residuals (..., m); `slope` is that of f alone."""
+    def _bending(self, centred: Floats, slope: Floats) -> Floats:
+        """Return the score (..., m) of f (1 - f) beside the ramp f; `slope` is that of f alone."""
         share = np.arange(1, self.window_size) / self.window_size
         bump = share * (1 - share)
         first = self.first_updates
@@ -92,9 +111,9 @@ class Ramps:
             product += height * centred[..., first[0] - self.window_size + j : first[-1] - self.window_size + j + 1]
         ramp_sum = self.n - first + share.sum()
         shared = share @ bump - ramp_sum * bump.sum() / self.n
-        energy = bump @ bump - bump.sum() ** 2 / self.n - shared**2 / self._energies()
-        gain: Floats = (product - slope * shared) ** 2 / energy
-        return gain
+        energy = bump @ bump - bump.sum() ** 2 / self.n - shared**2 / self._energies
+        score: Floats = (product - slope * shared) / np.sqrt(energy)
+        return score
 
     def _products(self, series: Prepared) -> Floats:
         """Return the inner products (..., m) of centred series with the ramps.
@@ -110,6 +129,7 @@ class Ramps:
         products: Floats = (far - near - middle + here) / (width * spread)
         return products
 
+    @cached_property
     def _energies(self) -> Floats:
         """Return the squared norms (m,) of the centred ramps."""
         rise = np.convolve(np.ones(self.window_size), np.ones(self.spread + 1))
@@ -121,3 +141,18 @@ class Ramps:
         total = sums[start + self.n] - sums[start]
         energy: Floats = squares[start + self.n] - squares[start] - total**2 / self.n
         return energy
+
+
+@lru_cache(maxsize=64)
+def kinds_of_ramps(n: int, window_size: int) -> tuple[Ramps, ...]:
+    """Jumps first, then smooth changes of W / 2, W, 2 W, ... updates, as long as they end within the series."""
+    spreads, spread = [0], max(window_size // 2, 1)
+    while spread + 3 * window_size <= n:
+        spreads.append(spread)
+        spread *= 2
+    return tuple(Ramps(n, window_size, spread) for spread in spreads)
+
+
+def prepared_for(kinds: Sequence[Ramps], series: Floats) -> Prepared:
+    """Prepare series (..., n) for ramps of several kinds, the longest last."""
+    return Prepared.of(series, kinds[-1].window_size + kinds[-1].spread + 1)

@@ -24,7 +24,7 @@ from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.tables import Database
 
-ALGORITHM = "phases-4"
+ALGORITHM = "phases-5"
 PHASE_TABLES = ("phases", "events")
 _EVENTS = ("collapse", "stabilisation", "shift", "grok")
 """Kinds of events that are written here."""
@@ -61,7 +61,8 @@ def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Exe
     work = keyed.outstanding(turns.database, _wanted(turns.database, run, sizes, logs))
     if not work:
         return 0
-    windows = _read(turns.database, run, work, logs)
+    # one size after the other, as series of one length share their noise; the longest windows take the longest
+    windows = sorted(_read(turns.database, run, work, logs), key=lambda one: -one.size)
     turns.end()
     phases, events = _merged(executor.map(_rows_of_pair, windows))
     if WHOLE in work.keys:
