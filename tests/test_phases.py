@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sedarchive.gram import Gram, RoundingUnit, gram_sums
 from sedarchive.inference.eventstudy import TAUS, SettlingOptions, find_collapse, find_settling
-from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, has_pattern, modal_rank, running_mean
+from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, patterns, running_mean
 from sedarchive.inference.walks import ratio_series, walk_sigmas
 from sedarchive.rolling.windows import window_series
 
@@ -165,8 +165,20 @@ def test_a_walk_knows_no_window_with_an_unknown_norm_and_no_mode_beyond_its_dime
     assert next(walk_sigmas(np.ones(3), 50, 4, 1)).shape == (0, 4)
 
 
+@pytest.mark.parametrize("n", [5, 7, 8, 60])
+def test_a_pattern_is_all_three_phases(n):
+    found = set()
+    for seed in range(40):
+        ratio = 1.2 + 0.1 * np.random.default_rng(seed).standard_normal(n).cumsum() / np.sqrt(n) * (1 + seed % 4)
+        ratio[:: 7 - seed % 3] = np.nan if seed % 2 else ratio[:: 7 - seed % 3]
+        assert patterns(ratio) == {method: find_phases(ratio, method).status == "ok" for method in METHODS}
+        found.update(patterns(ratio).items())
+    assert found >= {(method, False) for method in METHODS}
+    assert n < 60 or len(found) == 2 * len(METHODS)
+
+
 def share_of(noise, method, *options):
-    return np.mean([has_pattern(ratio, method, *options) for ratio in noise])
+    return np.mean([patterns(ratio, *options)[method] for ratio in noise])
 
 
 def test_noise_shows_the_full_pattern_often_by_the_peak_and_rarely_by_the_threshold():

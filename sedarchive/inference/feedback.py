@@ -110,7 +110,9 @@ def _products(series: Floats, amplitude: Floats, phases: NDArray[np.complex128])
     counts[0] = 0.0  # means are 0
     if n % 2 == 0:
         counts[-1] = 1.0
-    found: Floats = ((np.conj(np.fft.rfft(series)) * amplitude * counts) @ phases.T).real / n
+    weighted = np.fft.rfft(series) * (amplitude * counts)
+    # the real part of x* y is the inner product of both as pairs of real numbers, half the work of a complex product
+    found: Floats = weighted.view(np.float64) @ phases.view(np.float64).T / n
     return found
 
 

@@ -3,7 +3,7 @@
 The series is r_k = sigma_k / sigma_{k+1} of consecutive windows at one k for the whole run (its modal signal rank, or
 one that is chosen): at a k that moves with the window, steps of the series would be changes of k. Three methods, as in
 the authors' scripts of "Spectral Edge Dynamics" (arXiv 2603.15678). Each finds something in any series, so that a
-pattern is worth what it is rarer in noise: see :func:`has_pattern`.
+pattern is worth what it is rarer in noise: see :func:`patterns`.
 """
 
 from dataclasses import dataclass
@@ -108,12 +108,17 @@ def find_phases(ratio: Floats, method: str = "peak", options: PhaseOptions = _DE
     return Phases(method, status, rise if has_rise else None, (first, last), collapse if has_collapse else None)
 
 
-def has_pattern(ratio: Floats, method: str = "peak", options: PhaseOptions = _DEFAULTS) -> bool:
-    """Return whether a method finds all three phases in a series (n,).
+def patterns(ratio: Floats, options: PhaseOptions = _DEFAULTS) -> dict[str, bool]:
+    """Return whether each method finds all three phases in a series (n,).
 
     How often it does in noise windows (:func:`sedarchive.inference.walks.walk_sigmas`) is its false-positive rate.
     """
-    return find_phases(ratio, method, options).status == "ok"
+    known = ratio[np.isfinite(ratio)]
+    if len(known) < max(options.min_windows, 2):
+        return dict.fromkeys(METHODS, False)
+    plateaus = {method: _plateau(known, method, options) for method in METHODS}
+    last = len(known) - 1
+    return {method: span is not None and span[0] > 0 and span[1] < last for method, span in plateaus.items()}
 
 
 def running_mean(values: Floats, size: int) -> Floats:

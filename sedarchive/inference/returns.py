@@ -117,7 +117,9 @@ def _t_values(noise: Floats, factor: Floats, drive: Floats, root: Floats) -> _Si
         total += level
         squares += level * level
         products += level * pushed
-        level = factor * level + drive + pushed
+        level *= factor
+        level += drive
+        level += pushed
     mean, mean_noise = total / n, noise.mean(axis=0)
     sxx, sxe = squares - n * mean**2, products - n * mean * mean_noise
     variance = np.maximum((noise**2).sum(axis=0) - n * mean_noise**2 - sxe**2 / sxx, 0.0) / (n - 2)

@@ -6,6 +6,7 @@ as that of a run.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
@@ -40,8 +41,9 @@ def walk_sigmas(norms: Floats, p_eff: float, window_size: int, draws: int, seed:
         (n_updates - W + 1, W), descending; NaN where a norm is not finite, and below 1e-7 of the largest.
     """
     generator = np.random.default_rng(seed)
+    scale = _Scale.of(norms, window_size)
     for _ in range(draws):
-        yield _window_sigmas(norms, _cosines(len(norms), window_size, p_eff, generator))
+        yield _window_sigmas(scale, _cosines(len(norms), window_size, p_eff, generator))
 
 
 def ratio_series(sigma: Floats, k: int) -> Floats:
@@ -66,18 +68,33 @@ def _cosines(n_updates: int, width: int, p_eff: float, generator: np.random.Gene
     return cosines
 
 
-def _window_sigmas(norms: Floats, cosines: Floats) -> Floats:
+@dataclass(frozen=True)
+class _Scale:
+    """What the norms of a run make of cosines."""
+
+    products: Floats
+    """Product of the norms of the updates i and i + d at [i, d] (n_updates, W); 0 beyond the last."""
+    finite: NDArray[np.bool_]
+    """Whether all norms of each window are (n,)."""
+
+    @classmethod
+    def of(cls, norms: Floats, size: int) -> "_Scale":
+        known = np.isfinite(norms)
+        padded = np.concatenate([np.where(known, norms, 1.0), np.zeros(size - 1)])
+        finite = sliding_window_view(known, size).all(axis=1) if len(norms) >= size else known[:0]
+        return cls(padded[: len(norms), None] * sliding_window_view(padded, size), np.asarray(finite))
+
+
+def _window_sigmas(scale: _Scale, cosines: Floats) -> Floats:
     """Return the singular values (n, W) of all windows, from cosines (W, n_updates)."""
-    size, n_updates = cosines.shape
-    if n_updates < size:
-        return np.empty((0, size))
-    known = np.isfinite(norms)
-    padded = np.concatenate([np.where(known, norms, 1.0), np.zeros(size - 1)])
-    band = np.ascontiguousarray(cosines.T) * padded[:n_updates, None] * sliding_window_view(padded, size)
+    if not len(scale.finite):
+        return np.empty((0, len(cosines)))
+    band = np.ascontiguousarray(cosines.T)
+    band *= scale.products
     energy = np.linalg.eigvalsh(windows_of_band(band), UPLO="L")[:, ::-1]
-    sigma = np.sqrt(np.maximum(energy, 0.0))
-    finite: NDArray[np.bool_] = np.asarray(sliding_window_view(known, size).all(axis=1))
-    return np.where(finite[:, None] & (sigma > RESOLUTION * sigma[:, :1]), sigma, np.nan)
+    sigma: Floats = np.sqrt(np.maximum(energy, 0.0))
+    sigma[~(scale.finite[:, None] & (sigma > RESOLUTION * sigma[:, :1]))] = np.nan
+    return sigma
 
 
 def windows_of_band(band: Floats) -> Floats:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.changes import Shift, find_shift
 from sedarchive.inference.eventstudy import TAUS, Found, find_collapse, find_grok, find_settling
-from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, has_pattern, modal_rank
+from sedarchive.inference.phases import METHODS, PhaseOptions, find_phases, modal_rank, patterns
 from sedarchive.inference.walks import ratio_series, walk_sigmas
 
 Floats = NDArray[np.float64]
@@ -122,8 +122,8 @@ class _Noise:
         for k, peaks in self.peaks.items():
             ratio = ratio_series(sigma, k)
             peaks.append(_largest(ratio))
-            for method in METHODS:
-                self.patterns[k, method].append(has_pattern(ratio, method, options))
+            for method, found in patterns(ratio, options).items():
+                self.patterns[k, method].append(found)
 
 
 def _noise_of(windows: WindowedScope) -> _Noise:
