@@ -61,8 +61,7 @@ def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Exe
     work = keyed.outstanding(turns.database, _wanted(turns.database, run, sizes, logs))
     if not work:
         return 0
-    # one size after the other, as series of one length share their noise; the longest windows take the longest
-    windows = sorted(_read(turns.database, run, work, logs), key=lambda one: -one.size)
+    windows = _in_order_of_work(_read(turns.database, run, work, logs))
     turns.end()
     phases, events = _merged(executor.map(_rows_of_pair, windows))
     if WHOLE in work.keys:
@@ -112,6 +111,17 @@ def _wanted(database: Database, run: str, sizes: Collection[int], logs: _Logs) -
     keys: dict[Pair, str | None] = {WHOLE: None}
     keys |= {pair: key for pair, key in window_keys(database, run).items() if pair[1] in sizes}
     return {pair: canonical_digest([ALGORITHM, NULL_WALKS, key, logs.digest])[:16] for pair, key in keys.items()}
+
+
+def _in_order_of_work(windows: list[WindowedScope]) -> list[WindowedScope]:
+    """Return the windows two sizes at a time, from the largest on, and both of a scope one after the other.
+
+    Series of one length share their noise, which is kept for a few lengths. Of two workers that begin with two sizes
+    neither makes what the other makes, and the larger and the smaller task of each change places.
+    """
+    sizes = sorted({one.size for one in windows}, reverse=True)
+    turn = {size: rank // 2 for rank, size in enumerate(sizes)}
+    return sorted(windows, key=lambda one: (turn[one.size], one.scope, -one.size))
 
 
 def _rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
