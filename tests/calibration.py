@@ -21,7 +21,7 @@ from sedarchive.inference.correlation import (
     fewest_effective,
 )
 from sedarchive.inference.coupling import RunMetric, Variant, WindowFeatures, half_places, scan_sizes
-from sedarchive.inference.cusum import cusum_statistic, window_noise
+from sedarchive.inference.cusum import cusum_statistic, noise_statistics, window_noise
 from sedarchive.inference.feedback import correlations, lagged
 from sedarchive.inference.gapflow import RandomHistory, walk_gaps
 from sedarchive.inference.granger import granger, multiple_r2
@@ -198,7 +198,7 @@ def _scene_trial(rng, variant, features, by_lr):
 def shift_p(series, size):
     """p of many series (trials, n), as find_shift counts it; 1 where it gives none."""
     options = ShiftOptions()
-    null = np.sort(changes._noise_statistics(series.shape[1], size, options.draws, options.seed))
+    null = np.sort(noise_statistics(series.shape[1], size, options.draws, options.seed))
     below = np.searchsorted(null, cusum_statistic(series, size))
     persistent = [changes._Fit.of(one, size).persistence > changes._PERSISTENT for one in series]
     return np.where(persistent, 1.0, (1 + len(null) - below) / (1 + len(null)))
