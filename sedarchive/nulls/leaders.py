@@ -202,7 +202,7 @@ def draw_leader(drawn: Draws, profile: Floats, p_eff: float) -> Leader:
     return Leader(
         np.sort(logs, axis=0)[rank_of(0.5, n_draws)],
         middle[:, 0],
-        gaps.astype(np.float32),
+        np.ascontiguousarray(gaps, dtype=np.float32),
         gap_rates.reshape(-1, gap_rates.shape[2]),
         np.ascontiguousarray(hats[:, ranks].transpose(1, 0, 2)),
         np.sort(gaps, axis=1)[:, picked].astype(np.float32),
