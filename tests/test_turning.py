@@ -9,7 +9,8 @@ import pytest
 from sedarchive.compute.logged import Logged
 from sedarchive.compute.rolling.window_rows import adiabatic_columns, noise_columns, turning_columns
 from sedarchive.gram import Gram
-from sedarchive.nulls.noise import noise_levels, noise_overlaps
+from sedarchive.nulls.leaders import draw_cosines
+from sedarchive.nulls.noise import noise_levels, noise_overlaps, overlap_dimension
 from sedarchive.rolling.drift import component_shares
 from sedarchive.rolling.edge import edge_scalars
 from sedarchive.rolling.schedule import Schedule
@@ -237,6 +238,20 @@ def test_the_overlaps_of_noise_are_those_of_explicit_random_updates(dimension):
     np.testing.assert_allclose(found.median, np.median(explicit, axis=0), atol=0.05)
     np.testing.assert_allclose(found.high[0], np.quantile(explicit[:, 0], 0.95), atol=0.02)
     assert 0.75 < explicit[:, 0].mean() < 0.9
+
+
+@pytest.mark.parametrize("dimension", [1100, 1e8])
+def test_one_dimension_stands_for_the_overlaps_of_all_that_are_many(dimension):
+    assert overlap_dimension(dimension, 10) == pytest.approx(4000)
+    products = draw_cosines(11, dimension, 3000, 8).cosines
+    (energy, vectors), (old_energy, old) = (
+        np.linalg.eigh(part) for part in (products[:, 1:, 1:], products[:, :-1, :-1])
+    )
+    across = np.swapaxes(vectors, 1, 2) @ products[:, 1:, :-1] @ old / np.sqrt(energy[:, :, None] * old_energy[:, None])
+    own = np.abs(np.diagonal(across, axis1=1, axis2=2))[:, ::-1]
+    found = noise_overlaps(10, dimension, draws=3000)
+    np.testing.assert_allclose(found.median, np.median(own, axis=0), atol=0.03)
+    np.testing.assert_allclose(found.high, np.quantile(own, 0.95, axis=0), atol=0.02)
 
 
 def test_noise_in_fewer_dimensions_than_updates_has_overlaps_where_it_has_directions():

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 _POINTS = 4096
 OVERLAP_DRAWS = 999
+_MANY_DIMENSIONS = 8
+_ROOT_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,26 @@ def noise_overlaps(window_size: int, p_eff: float, draws: int = OVERLAP_DRAWS, s
         W, in updates.
     p_eff
         Dimension in which the directions are random.
-        Those of the nearest value of a grid are taken (one an octave from 6 W up, more below), so that scopes may
-        share them: 0.02 at most from those of p_eff itself, less than the error of 999 draws.
+        Those of the nearest value of a grid are taken (:func:`overlap_dimension`), so that scopes may share them: 0.02
+        at most from those of p_eff itself, no more than the standard error of 999 draws.
     draws, seed
         Number of pairs of windows, and the seed.
     """
-    return _noise_overlaps(window_size, leader_dimension(p_eff, window_size), draws, seed)
+    return _noise_overlaps(window_size, overlap_dimension(p_eff, window_size), draws, seed)
+
+
+def overlap_dimension(p_eff: float, window_size: int) -> float:
+    """Return the dimension whose overlaps stand for those of p_eff.
+
+    In many dimensions the overlaps have a limit, and differ from it in proportion to sqrt(W / p_eff): from 8 W
+    dimensions up the grid is one of this root, in steps of 0.1, so that three values reach to infinity. Measured at W
+    = 5 to 30, medians lie 0.017 at most from those of p_eff itself and 95 % quantiles 0.006, where 999 draws have
+    standard errors of 0.016 to 0.019 and 0.007 to 0.011 (of the worst k in each case). Below, :func:`leader_dimension`.
+    """
+    if p_eff < _MANY_DIMENSIONS * window_size:
+        return leader_dimension(p_eff, window_size)
+    root = (np.floor(np.sqrt(window_size / p_eff) / _ROOT_STEP) + 0.5) * _ROOT_STEP
+    return float(window_size / root**2)
 
 
 @lru_cache(maxsize=256)

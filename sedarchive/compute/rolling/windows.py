@@ -41,7 +41,7 @@ from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
 from sedarchive.tables import Database
 
-ALGORITHM = "windows-5"
+ALGORITHM = "windows-6"
 TABLES = ("updates", "windows", "window_sigmas")
 _NULL_KEYS = {
     "windows": ("scope", "window_size", "step"),
