@@ -46,8 +46,9 @@ def modes_of(stack: Floats) -> Modes:
     """Return the eigenpairs of Gram matrices (n, W, W)."""
     n_windows, size = stack.shape[:2]
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(stack).all(axis=(1, 2)))
-    energy, vectors = np.linalg.eigh(np.where(finite[:, None, None], stack, np.eye(size)))
-    energy, vectors = np.maximum(energy[:, ::-1], 0.0), vectors[:, :, ::-1]
+    energy, vectors = np.linalg.eigh(stack if finite.all() else np.where(finite[:, None, None], stack, np.eye(size)))
+    # copied, since BLAS takes no array that runs backwards
+    energy, vectors = np.maximum(energy[:, ::-1], 0.0), np.ascontiguousarray(vectors[:, :, ::-1])
     largest = np.where(np.diagonal(stack, axis1=1, axis2=2).max(axis=1, initial=0.0) == 0, 0.0, energy[:, 0])
     zero = (largest == 0) & finite
     resolved = (energy > RESOLUTION**2 * largest[:, None]) & (finite & ~zero)[:, None]
@@ -69,10 +70,11 @@ def cosines_between(first: Modes, second: Modes, across: Floats) -> Floats:
         Products of the updates of the first (rows) with those of the second (n, W, W).
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        projected = np.swapaxes(first.vectors, 1, 2) @ np.nan_to_num(across) @ second.vectors
-        cosines = projected / (first.sigma[:, :, None] * second.sigma[:, None, :])
-    known = first.ok[:, :, None] & second.ok[:, None, :]
-    return np.where(known, np.clip(cosines, -1.0, 1.0), np.nan)
+        cosines: Floats = np.swapaxes(first.vectors, 1, 2) @ across @ second.vectors
+        cosines /= first.sigma[:, :, None] * second.sigma[:, None, :]
+    np.clip(cosines, -1.0, 1.0, out=cosines)
+    cosines[~(first.ok[:, :, None] & second.ok[:, None, :])] = np.nan
+    return cosines
 
 
 def eigenvalue_gaps(energy: Floats, with_zero: bool = True) -> Floats:

@@ -43,12 +43,14 @@ def energy_motion(old: Modes, entering: Floats, entering_energy: Floats) -> Ener
     sigma = np.where(ok, old.sigma, 1.0)
     new = np.where(ok, (np.nan_to_num(entering)[:, None, :] @ old.vectors)[:, 0] / sigma, 0.0)
     gone = np.where(ok, old.vectors[:, 0] * sigma, 0.0)
-    coupling = new[:, :, None] * new[:, None, :] - gone[:, :, None] * gone[:, None, :]
-    distance = old.energy[:, None, :] - old.energy[:, :, None]  # [i, j]: lambda_j - lambda_i
-    pairs = ok[:, :, None] & ok[:, None, :] & ~np.eye(ok.shape[1], dtype=bool)
+    terms = new[:, :, None] * new[:, None, :]
+    terms -= gone[:, :, None] * gone[:, None, :]
+    terms *= terms
     outside = np.maximum(entering_energy - (new**2).sum(axis=1), 0.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        within = np.where(pairs, coupling**2 / distance, 0.0).sum(axis=1)
+        terms /= old.energy[:, None, :] - old.energy[:, :, None]  # [i, j]: lambda_j - lambda_i
+        terms[~(ok[:, :, None] & ok[:, None, :]) | np.eye(ok.shape[1], dtype=bool)] = 0.0
+        within = terms.sum(axis=1)
         repulsion = within + outside[:, None] * new**2 / old.energy
     known = ok & np.isfinite(entering_energy)[:, None]
     drive = np.where(known, new**2 - gone**2, np.nan)
