@@ -27,8 +27,9 @@ from sedarchive.inference.gapflow import RandomHistory, walk_gaps
 from sedarchive.inference.granger import granger, multiple_r2
 from sedarchive.inference.lags import reach_for, scan_lags
 from sedarchive.inference.leads import lead_law
-from sedarchive.inference.significance import Standing, lag_flip, largest_null, p_values
+from sedarchive.inference.significance import lag_flip, largest_null
 from sedarchive.inference.sliding import sliding_bands
+from sedarchive.inference.standing import p_value
 from sedarchive.inference.surrogates import surrogates
 from sedarchive.inference.trends import trend_basis
 from sedarchive.inference.walks import walk_sigmas
@@ -175,10 +176,10 @@ def _scene_trial(rng, variant, features, by_lr):
     families = np.repeat(np.arange(WALKS), len(PLAIN))
     found = {}
     for rule in ("abs", "negative"):
-        stands = [Standing.of_peaks(scan.peaks[rule]) for scan in scans]
+        stands = [scan.peaks[rule].standing for scan in scans]
         largest = largest_null(stands, families)
         enough = [scan.at_peak(scan.n_eff, rule) >= FEWEST_EFFECTIVE for scan in scans]
-        p = [p_values(stand.observed[:, None], largest)[:, 0] for stand in stands]
+        p = [p_value(stand.observed, largest) for stand in stands]
         least = np.min([np.where(ok, one, 1.0) for ok, one in zip(enough, p, strict=True)], axis=0)
         found[f"p, {rule}: everything searched"] = rejected(least.reshape(WALKS, -1).min(axis=1))
         for size, stand, ok in zip(SIZES, stands, enough, strict=True):

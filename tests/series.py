@@ -8,7 +8,6 @@ import numpy as np
 from sedarchive.gram import Gram
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.lags import scan_lags
-from sedarchive.inference.significance import Standing
 from sedarchive.inference.surrogates import surrogates
 from sedarchive.inference.trends import DEGREES, without_trend
 from sedarchive.rolling.windows import window_series
@@ -68,7 +67,7 @@ def lag_test(features, metric, search, covariate=None, seed=0):
     left = without_trend(versions, steps, degree, others)
     scan = scan_lags(without_trend(features, steps, degree, others), left, 0, search.reach)
     n_eff = scan.at_peak(scan.n_eff, search.rule)
-    p = Standing.of_peaks(scan.peaks[search.rule]).own_p()
+    p = scan.peaks[search.rule].standing.own_p()
     return np.where(n_eff < FEWEST_EFFECTIVE, np.nan, p), n_eff, scan.peaks[search.rule].lag[:, 0]
 
 

@@ -20,7 +20,8 @@ from sedarchive.inference.correlation import (
     peak_interval,
 )
 from sedarchive.inference.lags import MIN_PAIRS, reach_for, scan_lags
-from sedarchive.inference.significance import Standing, lag_flip, largest_null, p_values
+from sedarchive.inference.significance import lag_flip, largest_null
+from sedarchive.inference.standing import Standing, p_values
 from sedarchive.inference.surrogates import phase_randomised, surrogates
 from sedarchive.inference.trends import DEGREES, trend_basis, without_trend
 
@@ -268,7 +269,7 @@ def test_what_is_searched_at_two_window_sizes_counts_as_one_search():
 def test_the_p_value_of_a_lag_is_that_of_a_peak_as_high():
     hidden = autoregressive(rng(36), 80, 0.5, 61)
     scan = scan_lags(hidden[:1], hidden[1:], 0, 6)
-    stand = Standing.of_peaks(scan.peaks["abs"])
+    stand = scan.peaks["abs"].standing
     by_lag = stand.own_p(stand.in_units(scan.r))[0]
     null = np.abs(scan.peaks["abs"].r[0, 1:])
     np.testing.assert_allclose(by_lag, [(1 + sum(null >= abs(r))) / 60 for r in scan.r[0]])
@@ -299,7 +300,7 @@ def test_what_trends_alone_share_is_not_significant():
     feature, metric = 3 - 0.02 * at + 0.1 * noise[0], 5 - 0.03 * at + 0.1 * noise[1]
     scan = scan_lags(feature[None], surrogates(metric, at * 1.0, 199), 0, 10)
     assert scan.peaks["abs"].r[0, 0] > 0.95
-    assert Standing.of_peaks(scan.peaks["abs"]).own_p()[0] > 0.05
+    assert scan.peaks["abs"].standing.own_p()[0] > 0.05
 
 
 def two_scans(first_lead, second_lead, seed=0, noise=0.3, draws=199):

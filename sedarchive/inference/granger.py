@@ -150,12 +150,20 @@ def multiple_r2(features: Floats, metric: Floats, basis: Floats) -> Floats:
     array
         (v,); NaN for a version of which nothing is left.
     """
+    return multiple_r2_of_each([features], metric, basis)[0]
+
+
+def multiple_r2_of_each(groups: Sequence[Floats], metric: Floats, basis: Floats) -> list[Floats]:
+    """As :func:`multiple_r2` for several sets of features, against what is left of the metric once."""
     target = _less(_scaled(metric), basis)
-    columns = [_less(_scaled(row[None]), basis) for row in features]
     energy = (target**2).sum(axis=1)
-    explained = sum(((target @ direction[0]) ** 2 for direction in _orthonormal(columns)), np.zeros(len(target)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(energy > 0, explained / energy, np.nan)
+    found: list[Floats] = []
+    for features in groups:
+        columns = [_less(_scaled(row[None]), basis) for row in features]
+        explained = sum(((target @ direction[0]) ** 2 for direction in _orthonormal(columns)), np.zeros(len(target)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found.append(np.where(energy > 0, explained / energy, np.nan))
+    return found
 
 
 def _orthonormal(columns: Sequence[Floats]) -> list[Floats]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import effective_size, effective_size_xu
+from sedarchive.inference.standing import Standing
 from sedarchive.inference.sums import RunningSums
 from sedarchive.inference.trends import gap_patterns
 
@@ -39,6 +40,11 @@ class Peaks:
     """(m, versions); NaN if no lag has a correlation."""
     lag: Counts
     """(m, versions); 0 where there is none."""
+
+    @cached_property
+    def standing(self) -> Standing:
+        """How far they stand out of those of the surrogates."""
+        return Standing.of_peaks(self.r, self.rule)
 
 
 @dataclass(frozen=True)

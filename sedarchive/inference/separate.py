@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import correlation_p, effective_size, effective_size_xu, fisher_interval, lag_one
 from sedarchive.inference.lags import Peaks
-from sedarchive.inference.significance import Flip, Standing
+from sedarchive.inference.significance import Flip
+from sedarchive.inference.standing import Standing
 from sedarchive.inference.trends import DEGREES, without_trend
 from sedarchive.presets import LagSearch
 
@@ -61,7 +62,7 @@ class SeparateScan:
     @property
     def standing(self) -> Standing:
         """How far the peak stands out of those of the surrogates."""
-        return Standing.of_peaks(self.peaks)
+        return self.peaks.standing
 
     def p_xu(self) -> Floats:
         """Return the authors' p-value at every lag (n_lags,)."""

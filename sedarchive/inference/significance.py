@@ -8,51 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.inference.lags import LagScan, Peaks
+from sedarchive.inference.standing import Standing, p_value
 
 Floats = NDArray[np.float64]
-
-_NEARLY_ONE = 1 - 1e-15
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far the peaks of m searches stand out, in standard deviations of each one's own null.
-
-    The measure is Fisher's z of |r| (of -r under the rule ``negative``), less its mean over the surrogates, over its
-    standard deviation there: searches among smooth series, where large peaks are common, and among rough ones become
-    comparable, and the smoothest does not rule the maximum.
-    """
-
-    centre: Floats
-    """(m, 1)."""
-    spread: Floats
-    """(m, 1)."""
-    observed: Floats
-    """(m,); NaN where there is no peak."""
-    null: Floats
-    """(m, draws)."""
-
-    @classmethod
-    def of(cls, merit: Floats) -> "Standing":
-        """Standing of rows (m, 1 + draws), each the observed value and those of the surrogates."""
-        null = merit[:, 1:]
-        centre, spread = null.mean(axis=1, keepdims=True), null.std(axis=1, keepdims=True)
-        spread = np.where(spread > 0, spread, 1.0)
-        return cls(centre, spread, ((merit[:, :1] - centre) / spread)[:, 0], (null - centre) / spread)
-
-    @classmethod
-    def of_peaks(cls, peaks: Peaks) -> "Standing":
-        """Standing of peaks."""
-        return cls.of(_merit(peaks.r, peaks.rule))
-
-    def own_p(self, observed: Floats | None = None) -> Floats:
-        """Return p of each search by itself (m,), or of other values in the same units (m, any number)."""
-        null = np.sort(self.null, axis=1)
-        return p_values(self.observed[:, None], null)[:, 0] if observed is None else p_values(observed, null)
-
-    def in_units(self, r: Floats) -> Floats:
-        """|r| (m, any number) in the units of the peaks."""
-        return np.asarray((_merit(r, "abs") - self.centre) / self.spread)
 
 
 class Searched(Protocol):
@@ -78,31 +36,13 @@ def largest_null(searches: Sequence[Searched], families: NDArray[np.intp]) -> Fl
     array
         Largest standing of a row's family in each surrogate (m, draws), ascending.
     """
-    largest = np.max([np.nan_to_num(search.null, nan=-np.inf) for search in searches], axis=0)
+    largest = np.full_like(searches[0].null, -np.inf)
+    for search in searches:
+        np.fmax(largest, search.null, out=largest)
     for family in np.unique(families):
         rows = families == family
         largest[rows] = np.sort(largest[rows].max(axis=0))
     return np.asarray(largest)
-
-
-def p_values(observed: Floats, null: Floats) -> Floats:
-    """(1 + number of null values at or above each observed one) / (1 + number of null values).
-
-    Parameters
-    ----------
-    observed
-        Values (m, any number), NaN where there is none.
-    null
-        Their null (m, draws), each row ascending.
-    """
-    draws = null.shape[1]
-    below = np.stack([np.searchsorted(row, values) for row, values in zip(null, observed, strict=True)])
-    return np.where(np.isnan(observed), np.nan, (1 + draws - below) / (1 + draws))
-
-
-def _merit(r: Floats, rule: str) -> Floats:
-    z: Floats = np.arctanh(np.clip(np.abs(r) if rule == "abs" else -r, -_NEARLY_ONE, _NEARLY_ONE))
-    return z
 
 
 @dataclass(frozen=True)
@@ -129,11 +69,11 @@ class Flip:
     @property
     def p(self) -> Floats:
         """Share of surrogates that flip as strongly, these two window sizes alone; NaN where there is no flip (m,)."""
-        return self.p_of(np.sort(self.null, axis=1))
+        return self.p_of(self.null)
 
     def p_of(self, largest: Floats) -> Floats:
-        """Return p (m,) by the null of the largest of everything searched (m, draws), ascending."""
-        return p_values(self.observed[:, None], largest)[:, 0]
+        """Return p (m,) by the null of the largest of everything searched (m, draws)."""
+        return p_value(self.observed, largest)
 
 
 def lag_flip(first: LagScan, second: LagScan, rule: str) -> Flip:
@@ -145,7 +85,7 @@ def lag_flip(first: LagScan, second: LagScan, rule: str) -> Flip:
     """
     one, other = first.peaks[rule], second.peaks[rule]
     opposite = (one.lag * other.lag < 0) & _inside(first, one) & _inside(second, other)
-    return Flip.of(opposite, [Standing.of_peaks(peaks) for peaks in (one, other)])
+    return Flip.of(opposite, [one.standing, other.standing])
 
 
 def _inside(scan: LagScan, peaks: Peaks) -> NDArray[np.bool_]:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE, effective_size, lag_one
-from sedarchive.inference.lags import Peaks
-from sedarchive.inference.significance import Standing, largest_null, p_values
+from sedarchive.inference.significance import largest_null
+from sedarchive.inference.standing import Standing, p_value
 from sedarchive.inference.surrogates import DRAWS, phase_randomised
 from sedarchive.inference.trends import residuals, trend_basis
 from sedarchive.lifecycle.ranks import mean_ranks
@@ -108,9 +108,9 @@ def _p_values(rho: Floats) -> tuple[list[float], list[float]]:
     known = np.isfinite(rho[:, 0])
     p = np.full((2, len(rho)), np.nan)
     if known.any():
-        standing = Standing.of_peaks(Peaks("abs", rho[known], np.zeros(rho[known].shape, dtype=np.int64)))
+        standing = Standing.of_peaks(rho[known], "abs")
         largest = largest_null([standing], np.zeros(int(known.sum()), dtype=np.intp))
-        p[:, known] = p_values(standing.observed[:, None], largest)[:, 0], standing.own_p()
+        p[:, known] = p_value(standing.observed, largest), standing.own_p()
     return p[0].tolist(), p[1].tolist()
 
 

@@ -12,8 +12,9 @@ from sedarchive.inference.correlation import FEWEST_EFFECTIVE, correlation_p, fi
 from sedarchive.inference.coupling import Variant
 from sedarchive.inference.granger import Granger
 from sedarchive.inference.lags import MIN_PAIRS, LagScan
-from sedarchive.inference.significance import Flip, Standing, p_values
+from sedarchive.inference.significance import Flip
 from sedarchive.inference.sliding import SlidingBand
+from sedarchive.inference.standing import Standing, p_value, p_values
 
 Columns = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
@@ -30,7 +31,7 @@ class SizeScan:
 
     def standing(self, rule: str) -> Standing:
         """Standing of the peaks by one rule."""
-        return Standing.of_peaks(self.scan.peaks[rule])
+        return self.scan.peaks[rule].standing
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def peak_columns(one: SizeScan, rule: str, largest: Floats) -> Columns:
     low, high = _peak_ends(scan, rule, n_eff)
     first, last = scan.first_last()
     known = {
-        "p": p_values(standing.observed[:, None], largest)[:, 0],
+        "p": p_value(standing.observed, largest),
         "p_lags": standing.own_p(),
         "low": low,
         "high": high,

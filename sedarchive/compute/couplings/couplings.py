@@ -37,7 +37,7 @@ from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.inference.correlation import fewest_effective
 from sedarchive.inference.coupling import STAMPS, Aligned, RunMetric, Variant, WindowFeatures, aligned, scan_sizes
-from sedarchive.inference.granger import granger, multiple_r2
+from sedarchive.inference.granger import granger, multiple_r2_of_each
 from sedarchive.inference.lags import MIN_PAIRS, PEAK_RULES, reach_for
 from sedarchive.inference.significance import lag_flip, largest_null
 from sedarchive.inference.sliding import WIDTHS, sliding_bands
@@ -155,7 +155,7 @@ class _Job:
                 rows += _sliding_rows(self.labels, table.size, one, irregular)
                 tested = granger_columns(granger(one.features, one.metric, one.lr), irregular)
                 rows.append(self.labels.columns(_RAW, table.size, "granger") | tested)
-                rows += [_share_row(self.labels, table, scope, one, extra) for scope in range(len(self.labels.scopes))]
+                rows += _share_rows(self.labels, table, one, extra)
         return rows
 
 
@@ -189,17 +189,22 @@ def _sliding_rows(labels: Labels, size: int, one: Aligned, irregular: np.ndarray
     return rows
 
 
-def _share_row(labels: Labels, table: SizeTable, scope: int, one: Aligned, extra: Aligned) -> Columns:
-    """Share of the loss that edge ratio and k95 of one scope explain together, beyond a straight line."""
-    edge_ratio = scope * len(FEATURES) + FEATURES.index("edge_ratio")
-    pair = np.stack([one.features[edge_ratio], extra.features[scope]])
-    n_eff, share = np.nan, np.full(len(one.metric), np.nan)
-    if np.isfinite(pair).all():
-        basis = trend_basis(one.steps, 1)
-        share, n_eff = multiple_r2(pair, one.metric, basis), fewest_effective(pair, one.metric[:1], basis)
-    names = labels.shared(Variant("end", "linear", "plain"), table.size, "multiple_r2", 1)
-    names |= {"scope": np.array([labels.scopes[scope]]), "feature": np.array([f"edge_ratio and {EXTRA}"])}
-    return names | share_columns(share, pair.shape[1], n_eff, bool(table.irregular[scope]))
+def _share_rows(labels: Labels, table: SizeTable, one: Aligned, extra: Aligned) -> list[Columns]:
+    """Share of the loss that edge ratio and k95 of each scope explain together, beyond a straight line."""
+    edge_ratios = one.features[FEATURES.index("edge_ratio") :: len(FEATURES)]
+    pairs = np.stack([edge_ratios, extra.features], axis=1)
+    whole = np.flatnonzero(np.isfinite(pairs).all(axis=(1, 2)))
+    basis = trend_basis(one.steps, 1)
+    shares = dict(zip(whole.tolist(), multiple_r2_of_each(list(pairs[whole]), one.metric, basis), strict=True))
+    unknown = np.full(len(one.metric), np.nan)
+    rows: list[Columns] = []
+    for scope, (name, pair) in enumerate(zip(labels.scopes, pairs, strict=True)):
+        n_eff = fewest_effective(pair, one.metric[:1], basis) if scope in shares else np.nan
+        names = labels.shared(Variant("end", "linear", "plain"), table.size, "multiple_r2", 1)
+        names |= {"scope": np.array([name]), "feature": np.array([f"edge_ratio and {EXTRA}"])}
+        irregular = bool(table.irregular[scope])
+        rows.append(names | share_columns(shares.get(scope, unknown), pair.shape[1], n_eff, irregular))
+    return rows
 
 
 def _no_target(inputs: CouplingInputs) -> Columns:

@@ -9,7 +9,7 @@ from sedarchive.compute.couplings.edge_inputs import EdgeSeries
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.lags import MIN_PAIRS
 from sedarchive.inference.separate import SeparateScan
-from sedarchive.inference.significance import p_values
+from sedarchive.inference.standing import p_value
 
 
 def status_of(edge: EdgeSeries, scan: SeparateScan) -> str:
@@ -27,7 +27,7 @@ def numbers_at_lag_0(edge: EdgeSeries, scan: SeparateScan, largest: NDArray[np.f
     """Columns of one row; ``largest`` holds the largest |r| of each surrogate over everything searched."""
     status, standing, (low, high) = status_of(edge, scan), scan.standing, scan.interval()
     known = {
-        "p": p_values(standing.observed[:, None], largest)[0, 0],
+        "p": p_value(standing.observed, largest)[0],
         "p_lags": standing.own_p()[0],
         "low": low[0],
         "high": high[0],

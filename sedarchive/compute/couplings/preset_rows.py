@@ -11,7 +11,8 @@ from sedarchive.compute.row_columns import Row
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE
 from sedarchive.inference.coupling import Grids, RunMetric, Variant, WindowFeatures, aligned
 from sedarchive.inference.separate import SeparateScan, flip_between, scan_separately
-from sedarchive.inference.significance import Flip, largest_null, p_values
+from sedarchive.inference.significance import Flip, largest_null
+from sedarchive.inference.standing import p_value
 from sedarchive.leaves import DEFAULT_SCOPES
 from sedarchive.presets import LagSearch, Preset
 
@@ -95,7 +96,7 @@ def _peak(one: _Scanned, largest: NDArray[np.float64]) -> Row:
     scan, at, status = one.scan, one.scan.at, one.status
     standing, (low, high) = scan.standing, scan.interval()
     known = {
-        "p": p_values(standing.observed[:, None], largest)[0, 0],
+        "p": p_value(standing.observed, largest)[0],
         "p_lags": standing.own_p()[0],
         "low": low[at],
         "high": high[at],
