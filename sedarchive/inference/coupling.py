@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.inference.lags import LagScan, overlap, scan_lags
+from sedarchive.inference.lags import LagScan, Versions, overlap, scan_of_versions
 from sedarchive.inference.surrogates import DRAWS, surrogates
 from sedarchive.inference.trends import DEGREES, without_trend
 
@@ -114,6 +114,14 @@ class Grids:
         degree = DEGREES[self.variant.detrend]
         return first, without_trend(versions, steps, degree, others) if versions.size else versions
 
+    @cached_property
+    def _prepared(self) -> dict[int, Versions]:
+        return {parity: Versions.of(versions) for parity, (_, versions) in self._by_parity.items()}
+
+    def prepared(self, place: int) -> tuple[int, Versions]:
+        """As :meth:`for_place`, prepared for scans."""
+        return self.for_place(place)[0], self._prepared[place % 2]
+
     def for_place(self, place: int) -> tuple[int, Floats]:
         """Offset of a window's place in the grid of its parity, and the detrended versions there."""
         first, versions = self._by_parity[place % 2]
@@ -165,7 +173,7 @@ def _scan(features: WindowFeatures, metric: RunMetric, grids: Grids, reach: int)
     size, variant = features.size, grids.variant
     n_windows = features.values.shape[1]
     place = 2 * size if variant.stamp == "end" else size
-    offset, versions = grids.for_place(place)
+    offset, versions = grids.prepared(place)
     steps = half_places(metric.steps)[place : place + 2 * n_windows : 2]
     others = []
     if variant.kind == "partial_lr" and metric.lr is not None:
@@ -173,4 +181,5 @@ def _scan(features: WindowFeatures, metric: RunMetric, grids: Grids, reach: int)
     values = features.values
     if variant.kind == "difference":
         values, steps = np.diff(values, axis=1), steps[1:]
-    return scan_lags(without_trend(values, steps, DEGREES[variant.detrend], others), versions, offset, reach)
+    left = without_trend(values, steps, DEGREES[variant.detrend], others)
+    return scan_of_versions(left, versions, offset, reach)

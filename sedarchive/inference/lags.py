@@ -19,6 +19,7 @@ from sedarchive.inference.trends import gap_patterns
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Singles = NDArray[np.float32]
 Visits = NDArray[np.int16]
 
 MIN_PAIRS = 8
@@ -115,26 +116,28 @@ def scan_lags(features: Floats, metric: Floats, offset: int, reach: int) -> LagS
         Of several lags with the same r the one nearest to 0 is the peak, the negative one first. Correlations with the
         surrogates are good to 1e-5 (single precision), those with the metric itself to 1e-12.
     """
-    lags = np.arange(-reach, reach + 1)
+    return scan_of_versions(features, Versions.of(metric), offset, reach)
+
+
+def scan_of_versions(features: Floats, metric: "Versions", offset: int, reach: int) -> LagScan:
+    """As :func:`scan_lags`, for several scans of the same versions of a metric."""
+    lags, x = np.arange(-reach, reach + 1), _Features.of(_scaled(features))
     found = _Scan.start(len(features), lags)
-    x, y = _Features.of(_scaled(features)), _scaled(metric)
-    own = RunningSums.of(y[:1])
-    versions = _Versions.of(y[:1], np.float64), _Versions.of(y[1:], np.float32)
-    extremes = _Extremes.start(len(features), 1, np.float64), _Extremes.start(len(features), len(y) - 1, np.float32)
+    own = _Extremes.start((len(features), 1), np.float64)
+    others = _Extremes.start((len(features), len(metric.surrogates)), np.float32)
     visits = sorted(range(len(lags)), key=lambda at: abs(lags[at]))
     for visit, at in enumerate(visits, start=1):
-        pairs = overlap(features.shape[1], metric.shape[1], offset + int(lags[at]))
+        pairs = overlap(features.shape[1], len(metric.own), offset + int(lags[at]))
         part = x.part(pairs.features)
         found.n[:, at] = part.sums.n
         if part.n_points < MIN_PAIRS:
             continue
-        for one, running in zip(versions, extremes, strict=True):
-            r = _correlate(part, one.part(pairs.metric))
-            running.add(r, visit)
-            if one is versions[0]:
-                found.add(at, part, np.clip(r[:, 0], -1.0, 1.0), float(own.part(pairs.metric).lag_one()[0]))
+        r = _correlate(part, metric.own[pairs.metric])
+        found.add(at, part, np.clip(r, -1.0, 1.0), float(metric.sums.part(pairs.metric).lag_one()[0]))
+        own.add(r[:, None], visit)
+        others.add(metric.correlate(part, pairs.metric), visit)
     order = np.concatenate([[0], lags[visits]])
-    peaks = {rule: _peaks(rule, [one.peaks(rule) for one in extremes], order, x.rank) for rule in PEAK_RULES}
+    peaks = {rule: _peaks(rule, [one.peaks(rule) for one in (own, others)], order, x.rank) for rule in PEAK_RULES}
     back = x.rank
     return LagScan(lags, found.r[back], found.n[back], found.n_eff[back], found.n_eff_xu[back], peaks)
 
@@ -177,46 +180,10 @@ def overlap(n: int, places: int, offset: int) -> Overlap:
 
 
 @dataclass(frozen=True)
-class _Versions:
-    """Versions of a metric (v, n) at some places, and their squares."""
-
-    values: NDArray[np.floating[Any]]
-    squares: NDArray[np.floating[Any]]
-    running: Floats
-    """Running sums of both (2, all places + 1, v): those of one place lie together."""
-    start: int = 0
-
-    @classmethod
-    def of(cls, values: Floats, dtype: type[np.floating[Any]]) -> "_Versions":
-        both = np.stack([values, values**2])
-        running = np.zeros((2, values.shape[1] + 1, len(values)))
-        np.cumsum(np.swapaxes(both, 1, 2), axis=1, out=running[:, 1:])
-        return cls(both[0].astype(dtype), both[1].astype(dtype), running)
-
-    def part(self, places: slice) -> "_Versions":
-        return _Versions(self.values[:, places], self.squares[:, places], self.running, places.start)
-
-    def scales(self, masks: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
-        """1 / sqrt(sum of squares about the mean) over the places of each mask (n_masks, v); NaN if constant."""
-        n = masks.sum(axis=1, keepdims=True)
-        first, last = np.argmax(masks, axis=1), masks.shape[1] - np.argmax(masks[:, ::-1], axis=1)
-        sums, squares = self.running[:, self.start + last] - self.running[:, self.start + first]
-        gaps = n[:, 0] < last - first  # of all others the values lie side by side
-        if gaps.any():
-            chosen = masks[gaps].astype(self.values.dtype)
-            sums[gaps], squares[gaps] = chosen @ self.values.T, chosen @ self.squares.T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            energy = squares - sums**2 / n
-            usable = (n >= MIN_PAIRS) & (energy > _FLAT * n.max(initial=1))
-            return np.asarray(np.where(usable, 1 / np.sqrt(energy), np.nan).astype(self.values.dtype))
-
-
-@dataclass(frozen=True)
 class _Features:
     """Features (m, n), 0 where they have no value; those with the same gaps stand together."""
 
     values: Floats
-    present: NDArray[np.bool_]
     masks: NDArray[np.bool_]
     """The different patterns of gaps, True where there is a value (n_masks, n)."""
     groups: tuple[slice, ...]
@@ -231,42 +198,112 @@ class _Features:
         order = np.argsort(members, kind="stable")
         ends = np.cumsum(np.bincount(members, minlength=len(masks))).tolist()
         groups = tuple(slice(first, end) for first, end in zip([0, *ends], ends, strict=False))
-        sums = RunningSums.of(values[order])
         rows = values[order]
-        there: NDArray[np.bool_] = np.asarray(np.isfinite(rows), dtype=bool)
-        return cls(np.where(there, rows, 0.0), there, masks, groups, np.argsort(order), sums)
+        return cls(np.where(np.isfinite(rows), rows, 0.0), masks, groups, np.argsort(order), RunningSums.of(rows))
 
     def part(self, points: slice) -> "_Features":
         inside = (slice(None), points)
-        gaps = self.present[inside], self.masks[inside]
-        return _Features(self.values[inside], *gaps, self.groups, self.rank, self.sums.part(points))
+        return _Features(self.values[inside], self.masks[inside], self.groups, self.rank, self.sums.part(points))
 
     @property
     def n_points(self) -> int:
         return int(self.values.shape[1])
 
     @cached_property
-    def unit(self) -> Floats:
-        """Rows of mean 0 and sum of squares 1 over the points that are there, 0 elsewhere; NaN if constant."""
+    def gaps(self) -> NDArray[np.intp]:
+        """Patterns that lack a point."""
+        return np.flatnonzero(~self.masks.all(axis=1))
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Points of each pattern (n_masks, 1)."""
+        return np.asarray(self.masks.sum(axis=1, keepdims=True))
+
+    @cached_property
+    def scale(self) -> Floats:
+        """1 / sqrt(sum of squares about the mean) over the points that are there (m,); NaN if constant."""
         flat = (self.sums.n < MIN_PAIRS) | (self.sums.energy <= _FLAT * self.sums.n)
-        scale = 1 / np.sqrt(np.where(flat, np.nan, self.sums.energy))
-        rows = (self.values - self.sums.mean[:, None]) * scale[:, None]
-        return rows if self.masks.all() else np.asarray(rows * self.present)
+        return np.asarray(1 / np.sqrt(np.where(flat, np.nan, self.sums.energy)))
+
+    def unit(self) -> Singles:
+        """Rows of mean 0 and sum of squares 1 over the points that are there, 0 elsewhere; NaN if constant."""
+        rows = np.empty(self.values.shape, dtype=np.float32)
+        np.subtract(self.values, self.sums.mean[:, None], out=rows, casting="same_kind")
+        rows *= self.scale.astype(np.float32)[:, None]
+        for at in self.gaps:
+            rows[self.groups[at]] *= self.masks[at]
+        return rows
+
+    def inverse_roots(self, energy: Floats | Singles) -> Any:
+        """1 / sqrt(energy) of a metric over the points of each pattern (n_masks, v); NaN if it is constant there."""
+        usable = (self.counts >= MIN_PAIRS) & (energy > _FLAT * self.counts.max(initial=1))
+        return 1 / np.sqrt(np.where(usable, energy, np.nan))
 
 
-def _correlate(features: _Features, metric: _Versions) -> NDArray[np.floating[Any]]:
-    """Pearson correlation (m, v) of each feature with each version, over the points that the feature has."""
-    r = features.unit.astype(metric.values.dtype) @ metric.values.T
-    for rows, scale in zip(features.groups, metric.scales(features.masks), strict=True):
-        r[rows] *= scale
+def _correlate(features: _Features, metric: Floats) -> Floats:
+    """Pearson correlation (m,) of each feature with a metric (n,), over the points that the feature has."""
+    centred = metric - metric.mean()
+    weights = features.masks.astype(np.float64)
+    sums = weights @ centred
+    energy = weights @ centred**2 - sums**2 / np.maximum(features.counts[:, 0], 1)
+    r = (features.values @ centred) * features.scale
+    for rows, total, scale in zip(features.groups, sums, features.inverse_roots(energy[:, None])[:, 0], strict=True):
+        r[rows] = (r[rows] - features.sums.mean[rows] * features.scale[rows] * total) * scale
     return np.asarray(r)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """A metric and its surrogates, scaled to mean 0 and mean square 1; the surrogates (v, places) in single precision.
+
+    Prepared once for all scans of the same versions.
+    """
+
+    own: Floats
+    """The metric (places,)."""
+    sums: RunningSums
+    """Its running sums."""
+    surrogates: Singles
+    squares: Singles
+    running: Floats
+    """Running sums of the surrogates and of their squares (2, v, places + 1)."""
+
+    @classmethod
+    def of(cls, metric: Floats) -> "Versions":
+        """Prepare versions (1 + v, places) without gaps: the metric itself, then its surrogates."""
+        y = _scaled(metric)
+        squares = y[1:] ** 2
+        running = np.zeros((2, len(squares), y.shape[1] + 1))
+        for sums, terms in zip(running, (y[1:], squares), strict=True):
+            np.cumsum(terms, axis=1, out=sums[:, 1:])
+        return cls(y[0], RunningSums.of(y[:1]), y[1:].astype(np.float32), squares.astype(np.float32), running)
+
+    def correlate(self, features: _Features, places: slice) -> Singles:
+        """Pearson correlation (m, v) of each feature with each surrogate, over the points that the feature has."""
+        chosen = features.masks[features.gaps].astype(np.float32)
+        products = np.concatenate([features.unit(), chosen]) @ self.surrogates[:, places].T
+        r, sums = np.split(products, [len(features.values)])
+        energy = np.empty((len(features.masks), r.shape[1]), dtype=np.float32)
+        energy[:] = self._energy(places)
+        if len(chosen):
+            n = np.maximum(features.counts[features.gaps], 1).astype(np.float32)
+            energy[features.gaps] = chosen @ self.squares[:, places].T - sums**2 / n
+        for rows, scale in zip(features.groups, features.inverse_roots(energy), strict=True):
+            r[rows] *= scale
+        return r
+
+    def _energy(self, places: slice) -> Floats:
+        """Sum of squares of each surrogate about its mean over all places (v,)."""
+        sums, squares = self.running[:, :, places.stop] - self.running[:, :, places.start]
+        return np.asarray(squares - sums**2 / (places.stop - places.start))
 
 
 def _scaled(rows: Floats) -> Floats:
     """Rows of mean 0 and mean square 1, so that sums of squares keep their precision; constant rows become 0."""
-    count = np.maximum(np.isfinite(rows).sum(axis=1, keepdims=True), 1)
-    centred = rows - np.nansum(rows, axis=1, keepdims=True) / count
-    scale = np.sqrt(np.nansum(centred**2, axis=1, keepdims=True) / count)
+    there = np.isfinite(rows)
+    count = np.maximum(there.sum(axis=1, keepdims=True), 1)
+    centred = rows - np.where(there, rows, 0.0).sum(axis=1, keepdims=True) / count
+    scale = np.sqrt((np.where(there, centred, 0.0) ** 2).sum(axis=1, keepdims=True) / count)
     return np.asarray(centred / np.where(scale > 0, scale, 1.0))
 
 
@@ -287,8 +324,7 @@ class _Extremes:
     visit_smallest: Visits
 
     @classmethod
-    def start(cls, m: int, versions: int, dtype: type[np.floating[Any]]) -> "_Extremes":
-        shape = (m, versions)
+    def start(cls, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> "_Extremes":
         tie = _TIE if dtype is np.float64 else 0.0  # single precision does not see it
         visits = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=np.int16)
         return cls(tie, np.full(shape, -np.inf, dtype), np.full(shape, np.inf, dtype), *visits)

@@ -32,7 +32,7 @@ class RunningSums:
         # that of a pair stands with its second value
         terms[:, 3, 2:], terms[:, 4, 2:] = both, np.where(both, x[:, 1:] + x[:, :-1], 0.0)
         terms[:, 5, 2:] = x[:, 1:] * x[:, :-1]
-        return cls(np.cumsum(terms, axis=2), 0, rows.shape[1])
+        return cls(np.cumsum(terms, axis=2, out=terms), 0, rows.shape[1])
 
     def part(self, points: slice) -> "RunningSums":
         """Sums over a stretch of the points."""

@@ -45,7 +45,7 @@ from sedarchive.inference.surrogates import DRAWS
 from sedarchive.inference.trends import DEGREES, trend_basis
 from sedarchive.tables import Database
 
-ALGORITHM = "couplings-3"
+ALGORITHM = "couplings-4"
 _CHOICES = (*(("plain", detrend) for detrend in DEGREES), ("partial_lr", "linear"), ("difference", "none"))
 VARIANTS = tuple(Variant(stamp, detrend, kind) for stamp in STAMPS for kind, detrend in _CHOICES)
 MEASURES = ("peak", "lag", "flip", "sliding", "granger", "multiple_r2")
