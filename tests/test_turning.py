@@ -240,6 +240,17 @@ def test_the_overlaps_of_noise_are_those_of_explicit_random_updates(dimension):
     assert 0.75 < explicit[:, 0].mean() < 0.9
 
 
+def test_halves_that_are_windows_of_a_smaller_size_are_taken_from_there():
+    deltas = np.random.default_rng(12).standard_normal((40, 300))
+    deltas[17, 3] = np.nan
+    gram, known = gram_of(deltas), {}
+    for size in (4, 5, 8, 11):
+        shared, alone = window_series(gram, size, 300, None, known), window_series(gram, size, 300)
+        for name in ("sigma", "overlap_previous", "stability_split", "energy_repulsion"):
+            np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    assert sorted(known) == [4, 5, 8, 11]
+
+
 @pytest.mark.parametrize("dimension", [1100, 1e8])
 def test_one_dimension_stands_for_the_overlaps_of_all_that_are_many(dimension):
     assert overlap_dimension(dimension, 10) == pytest.approx(4000)

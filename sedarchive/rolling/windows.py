@@ -97,7 +97,13 @@ class UpdateSeries:
     """ok, zero or nonfinite."""
 
 
-def window_series(gram: Gram, window_size: int, n_elements: int, decay: Floats | None = None) -> WindowSeries:
+def window_series(
+    gram: Gram,
+    window_size: int,
+    n_elements: int,
+    decay: Floats | None = None,
+    known: dict[int, Modes] | None = None,
+) -> WindowSeries:
     """Return every window of `window_size` consecutive updates.
 
     Parameters
@@ -110,6 +116,9 @@ def window_series(gram: Gram, window_size: int, n_elements: int, decay: Floats |
         p, the number of parameters of the scope.
     decay
         :func:`.decay.decay_products` of the scope (n_updates, n_updates); None where they are unknown.
+    known
+        Eigenpairs of all windows of the same scope by size, as calls for smaller sizes left them: half a window is a
+        window too. Those of this size are added, if they are worked out in one batch.
 
     Returns
     -------
@@ -130,9 +139,8 @@ def window_series(gram: Gram, window_size: int, n_elements: int, decay: Floats |
     n_windows = max(gram.n_updates - window_size + 1, 0)
     per_batch = max(_BATCH_ENTRIES // (window_size + 1) ** 2, 1)
     starts = range(0, max(n_windows, 1), per_batch)
-    batches = [
-        _batch(gram, np.arange(i, min(i + per_batch, n_windows)), window_size, n_elements, decay) for i in starts
-    ]
+    scope = _Scope(gram, n_elements, decay, {} if known is None else known)
+    batches = [_batch(scope, np.arange(i, min(i + per_batch, n_windows)), window_size) for i in starts]
     series = {
         f.name: np.concatenate([b[f.name] for b in batches]) for f in fields(WindowSeries) if f.name in batches[0]
     }
@@ -163,11 +171,25 @@ def update_series(gram: Gram, zeros: Counts, rounding: Floats, n_elements: int) 
     return UpdateSeries(norm, cosine, zeros[1:] / max(n_elements, 1), noise, status)
 
 
-def _batch(
-    gram: Gram, starts: NDArray[np.intp], size: int, n_elements: int, decay: Floats | None
-) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True)
+class _Scope:
+    """What the windows of one scope follow from, as :func:`window_series` takes it."""
+
+    gram: Gram
+    n_elements: int
+    decay: Floats | None
+    known: dict[int, Modes]
+
+    def modes(self, starts: NDArray[np.intp], size: int) -> Modes:
+        """Eigenpairs of the windows that begin at the updates `starts` (consecutive)."""
+        if size in self.known:
+            return self.known[size].part(slice(starts[0], starts[-1] + 1))
+        return modes_of(_products(self.gram, starts, starts, np.arange(size)))
+
+
+def _batch(scope: _Scope, starts: NDArray[np.intp], size: int) -> dict[str, NDArray[Any]]:
     """Return the series of the windows that begin at the updates `starts` (consecutive)."""
-    inside = np.arange(size)
+    gram, inside = scope.gram, np.arange(size)
     before = np.maximum(starts - 1, 0)  # the first window has none; its comparisons are blanked below
     # the furthest products first: a band that is too narrow is refused with the width that is enough
     across = _products(gram, starts, before, inside)
@@ -176,7 +198,9 @@ def _batch(
     both = modes_of(stack)
     pair = _Pair(both.part(slice(1, None)), both.part(slice(None, -1)), stack[1:], stack[:-1], across)
     modes, now = pair.modes, pair.now
-    scalars = edge_scalars(modes.sigma, n_elements)
+    if len(starts) == gram.n_updates - size + 1:
+        scope.known[size] = modes
+    scalars = edge_scalars(modes.sigma, scope.n_elements)
     compared = _compare(pair, _operator_change(gram, starts, before, size), scalars.signal_rank)
     for values in compared.values():
         values[(starts == 0) | (pair.old.status[:, 0] == "nonfinite") | (modes.status[:, 0] == "nonfinite")] = np.nan
@@ -186,7 +210,7 @@ def _batch(
     return {
         **_fields_of(scalars),
         **_fields_of(directions(modes, now[:, -1, -1])),
-        **_fields_of(_shares(modes, starts, decay)),
+        **_fields_of(_shares(modes, starts, scope.decay)),
         **_unit_edge(now),
         **compared,
         "last_update": (starts + size - 1).astype(np.int64),
@@ -198,7 +222,7 @@ def _batch(
         "unresolved_from": np.where(unresolved.any(axis=1), np.argmax(unresolved, axis=1) + 1, 0).astype(np.int64),
         "drift_speed": np.sqrt(np.maximum(now.sum(axis=(1, 2)), 0.0)) / size,
         "adiabatic_free": np.where(np.isfinite(adiabatic), adiabatic, np.nan),
-        "stability_split": _split_stability(gram, starts, now),
+        "stability_split": _split_stability(scope, starts, now),
     }
 
 
@@ -281,15 +305,14 @@ def _compare(pair: _Pair, change: Floats, rank: Counts) -> dict[str, Floats]:
     }
 
 
-def _split_stability(gram: Gram, starts: NDArray[np.intp], stack: Floats) -> Floats:
+def _split_stability(scope: _Scope, starts: NDArray[np.intp], stack: Floats) -> Floats:
     """Return |<v_k, w_k>| (n, W) of the first and the second half of each of the consecutive windows in `stack`."""
     n_windows, size = stack.shape[:2]
     half = size // 2
     result = np.full((n_windows, size), np.nan)
     if half >= 2 and n_windows:
         # the second half of a window is the first half of a later one
-        each = np.arange(starts[0], starts[-1] + size - half + 1)
-        halves = modes_of(_products(gram, each, each, np.arange(half)))
+        halves = scope.modes(np.arange(starts[0], starts[-1] + size - half + 1), half)
         first, second = halves.part(slice(None, n_windows)), halves.part(slice(size - half, None))
         cosines = cosines_between(first, second, stack[:, :half, size - half :])
         result[:, :half] = np.abs(np.diagonal(cosines, axis1=1, axis2=2))

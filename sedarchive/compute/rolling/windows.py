@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
@@ -36,6 +36,7 @@ from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
 from sedarchive.nulls.bands import NullBands, NullCache, effective_dimension
 from sedarchive.rolling.decay import decay_products
+from sedarchive.rolling.modes import Modes
 from sedarchive.rolling.windows import WindowSeries, update_series, window_series
 from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.stored_grams import StoredGrams, UpdateCounts
@@ -216,6 +217,8 @@ class _ScopeSeries:
     cache: NullCache
     decay: NDArray[np.float64] | None
     """Products of the decay's part of each update with every update, where they are known."""
+    known: dict[int, Modes] = field(default_factory=dict)
+    """Eigenpairs of the sizes that are done."""
 
     @cached_property
     def p_eff(self) -> float:
@@ -230,7 +233,7 @@ class _ScopeSeries:
 
     def windows(self, size: int, with_null: bool) -> dict[str, Columns]:
         """Rows of ``windows`` and ``window_sigmas``."""
-        series = window_series(self.gram, size, self.scope.n_elements, self.decay)
+        series = window_series(self.gram, size, self.scope.n_elements, self.decay, self.known)
         bands = self._null_bands(series) if with_null else unknown_bands(len(series), size)
         unit = unit_null(size, self.p_eff, self.cache) if with_null else UnitNull.unknown(size)
         nulls = WindowNulls(bands, unit, self.p_eff)
