@@ -73,6 +73,16 @@ def one_blas_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def disk_not_waited_for():
+    """Let no write of this process wait for the disk: what a cut of power leaves is not seen here, only what is asked.
+
+    The commands that tests start in processes of their own wait as ever.
+    """
+    with mock.patch("os.sync", return_value=None), mock.patch("os.fsync", return_value=None):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nulls_of_matrices_drawn_once():
     """Draw the null of a shape once a process: it depends on nothing else, and every new database asks for it."""
     with mock.patch.object(matrix_nulls, "null_columns", cache(matrix_nulls.null_columns)):

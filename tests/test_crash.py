@@ -1,5 +1,6 @@
 """Crash safety: whenever a writer dies, the same command again gives what an undisturbed run gives."""
 
+import os
 import random
 import shutil
 import signal
@@ -75,7 +76,6 @@ def dying(monkeypatch, after):
         patch.setattr(plainchunks, "put", guarded(plainchunks.put))
         atomic = guarded(sedarchive.archive.records.write_atomic)
         patch.setattr(sedarchive.archive.records, "write_atomic", atomic)
-        patch.setattr("os.sync", lambda: None)  # it waits for everything else that the machine writes
         yield asked
 
 
@@ -223,6 +223,29 @@ def test_an_ingest_that_dies_on_an_empty_folder_is_completed_to_the_byte(tmp_pat
         assert_same_files(contents(tmp_path / "dying.zarr"), wanted)
         after += share
     assert after > 10
+
+
+def test_chunks_are_on_the_disk_before_a_record_names_them_and_a_record_before_it_has_its_name(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "runs/run", walk(2, shapes={"w": (3, 2)}))
+    run = tmp_path / "a.zarr/run"
+    waited = []  # for each wait its inode, if it is for one file, and what lies in the archive by then
+
+    def wait(handle=None):
+        waited.append((handle and os.fstat(handle).st_ino, set(contents(run))))
+
+    monkeypatch.setattr("os.sync", wait)
+    monkeypatch.setattr("os.fsync", wait)
+    ingest([tmp_path / "runs/run"], tmp_path / "a.zarr", IngestOptions())
+    ((at, there),) = [(at, there) for at, (inode, there) in enumerate(waited) if inode is None]
+    assert {name for name in contents(run) if name.startswith("theta/")} <= there
+    files, folder = [inode for inode, _ in waited], (run / "commits").stat().st_ino
+    for name in ("commits/000000.json", "commits/000001.json"):
+        assert name not in there
+        record = files.index((run / name).stat().st_ino)
+        assert record > at
+        assert name not in waited[record][1]
+        assert files[record + 1] == folder
+        assert name in waited[record + 1][1]
 
 
 # The real thing: kill -9 of the command line at random moments
