@@ -18,7 +18,7 @@ from sedarchive.sweeps.anatomy import anatomy
 from sedarchive.sweeps.stored_grams import GramOptions, StoredGrams, gram_key
 from sedarchive.tables import Database
 
-NUMBERS = ("updates", "windows", "window_sigmas", "matrix_spectra", "matrix_stats")
+NUMBERS = ("updates", "windows", "window_sigmas", "drift", "components", "matrix_spectra", "matrix_stats")
 CATALOG = ("runs", "checkpoints", "tensors", "matrices", "metrics", "audit", "requests")
 TIGHT = 20 * MIB
 SCOPES = ("role:value", "values=*:value")

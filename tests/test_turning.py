@@ -11,7 +11,6 @@ from sedarchive.compute.rolling.window_rows import adiabatic_columns, noise_colu
 from sedarchive.gram import Gram
 from sedarchive.nulls.leaders import draw_cosines
 from sedarchive.nulls.noise import noise_levels, noise_overlaps, overlap_dimension
-from sedarchive.rolling.drift import component_shares
 from sedarchive.rolling.edge import edge_scalars
 from sedarchive.rolling.schedule import Schedule
 from sedarchive.rolling.turning import turning
@@ -278,24 +277,6 @@ def test_the_noise_edge_of_a_window_has_the_energy_of_its_updates():
     np.testing.assert_allclose(columns["bbp_ratio_noise"], series.bbp_ratio, rtol=0.06)
     assert columns["noise_level"].mean() == pytest.approx(7, rel=0.05)
     assert columns["above_mp"].mean() == pytest.approx(columns["above_mp_noise"][0], abs=1)
-
-
-@pytest.mark.parametrize(("centred", "limit"), [(False, 8 / np.pi**2), (True, 6 / np.pi**2)])
-def test_the_drift_of_a_random_walk_has_the_limiting_share(centred, limit):
-    shares = component_shares(np.eye(2000), centred)
-    assert shares[0] == pytest.approx(limit, abs=1e-3)
-    assert shares.sum() == pytest.approx(1)
-    rng = np.random.default_rng(0)
-    steps = rng.standard_normal((50, 20_000))
-    path = np.cumsum(steps, axis=0)
-    sigma = np.linalg.svd(path - path.mean(axis=0) if centred else path, compute_uv=False)
-    np.testing.assert_allclose(component_shares(steps @ steps.T, centred)[0], sigma[0] ** 2 / (sigma**2).sum())
-    assert component_shares(steps @ steps.T, centred)[0] == pytest.approx(limit, abs=0.02)
-
-
-def test_nothing_that_moves_has_no_components():
-    assert np.isnan(component_shares(np.zeros((3, 3)))).all()
-    assert np.isnan(component_shares(np.full((3, 3), np.nan))).all()
 
 
 def test_a_logged_rate_is_summed_over_the_steps_between_checkpoints():

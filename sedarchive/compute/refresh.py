@@ -30,6 +30,8 @@ from sedarchive.compute.matrix.spectra_rows import refresh_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
 from sedarchive.compute.plans import RunPlan, anatomies_of, plan_compute, plan_runs, with_recorded
 from sedarchive.compute.requests import Requests, record_requests
+from sedarchive.compute.rolling.drift_rows import TABLES as DRIFT_TABLES
+from sedarchive.compute.rolling.drift_rows import refresh_drift
 from sedarchive.compute.rolling.projection_rows import ProjectionRequest, refresh_projections
 from sedarchive.compute.rolling.windows import TABLES, WindowSource, refresh_windows
 from sedarchive.compute.turns import Turns
@@ -117,6 +119,7 @@ def _check_scopes(scopes: Sequence[str], anatomies: Sequence[Anatomy]) -> None:
 _OF_RUNS = (
     *CATALOG,
     *TABLES,
+    *DRIFT_TABLES,
     *PHASE_TABLES,
     "fits",
     "couplings",
@@ -210,14 +213,11 @@ class _Job:
         report.findings += findings_of(audit.numbers)
         self._write_catalog(parts, audit, report)
         logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
-        report.window_sets = refresh_windows(
-            WindowSource(parts, stored, audit, logged),
-            [scope for scope in scopes.values() if scope.leaves],
-            sizes,
-            self.turns,
-            self.options.executor,
-            self.progress,
-        )
+        windows = WindowSource(parts, stored, audit, logged)
+        held = [scope for scope in scopes.values() if scope.leaves]
+        how = (self.turns, self.options.executor, self.progress)
+        report.window_sets = refresh_windows(windows, held, sizes, *how)
+        refresh_drift(windows, held, *how)
         asked = tuple(size for size, with_null in sizes.items() if with_null)
         source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)
         if self.options.inference:
