@@ -17,7 +17,10 @@ from sedarchive.compute.lifecycle.lifecycle import store_lifecycle
 from sedarchive.compute.lifecycle.scaling_rows import store_scaling
 from sedarchive.compute.row_columns import columns_of
 from sedarchive.executor import Executor
+from sedarchive.nulls.drifts import share_nulls
 from sedarchive.presets import XU2026
+from sedarchive.rolling.drift import BACKBONE_KINDS, backbone, components, displacements
+from sedarchive.rolling.drift import KINDS as DRIFT_KINDS
 
 SPACING = 100
 """Steps between the checkpoints of the planted runs."""
@@ -348,6 +351,29 @@ def plant_projections(db):
     db.insert("projections", {**rows, "error": [0.07, 0.2], "error_max": [0.3, 0.5], **band})
 
 
+def plant_drift(db):
+    """A run whose updates have a direction in common, beside random walks of the same norms."""
+    rng = np.random.default_rng(7)
+    updates = rng.standard_normal((20, 60)) + 0.7 * rng.standard_normal(60)
+    moved = displacements(updates @ updates.T)
+    found = {kind: components(moved, kind) for kind in DRIFT_KINDS}
+    nulls = share_nulls(np.linalg.norm(updates, axis=1), 60, {kind: one.shares for kind, one in found.items()})
+    span = {"run": "drifting", "scope": "all", "step_from": 0, "step_to": 2000, "status": "ok"}
+    for kind, one in found.items():
+        null = {"share_null": nulls[kind].median, "null_low": nulls[kind].low, "null_high": nulls[kind].high}
+        db.insert(
+            "components", {**span, "kind": kind, "k": np.arange(1, 6), "share": one.shares, **null, "p": nulls[kind].p}
+        )
+    for kind in BACKBONE_KINDS:
+        line = backbone(moved, kind, found[kind].first)
+        along = {"backbone_coordinate": line.coordinate, "residual": line.residual, "backbone_share": line.share}
+        where = {"run": "drifting", "scope": "all", "kind": kind, "reference_step": 0}
+        status = np.where(moved.length > 0, "ok", "zero")
+        db.insert(
+            "drift", {**where, "step": np.arange(0, 2001, 100), "displacement": moved.length, **along, "status": status}
+        )
+
+
 def plant_phases(db):
     """A run that rises to step 1500, stays to 3000 and collapses at 3500; another has no signal rank."""
     shared = {"scope": "all", "window_size": 10}
@@ -394,6 +420,7 @@ def plant_everything(db):
         plant_laws(db)
         plant_edge(db)
         plant_projections(db)
+        plant_drift(db)
         plant_thesis(db)
         plant_history(db)
         plant_phases(db)

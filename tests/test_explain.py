@@ -25,6 +25,7 @@ from sedarchive.inference.lags import PEAK_RULES
 from sedarchive.inference.phases import METHODS
 from sedarchive.inference.trends import DEGREES
 from sedarchive.matrix.spectra import MatrixSpectrum
+from sedarchive.rolling.drift import KINDS as DRIFT_KINDS
 from sedarchive.rolling.projection import QUANTITIES
 from sedarchive.tables import Database
 from sedarchive.tables.entries import SHARED, Entry, entry_of, read_entries
@@ -116,6 +117,14 @@ SITES = {
     "updates.status": ("compute/rolling/window_rows.py:status", "rolling/windows.py:update_series"),
     "windows.status": ("compute/rolling/window_rows.py:status", "rolling/windows.py:_window_status"),
     "window_sigmas.status": ("rolling/modes.py:modes_of",),
+    "drift.status": (
+        *("compute/rolling/drift_rows.py:_banded", "compute/rolling/drift_rows.py:_drift_status"),
+        *("compute/rolling/drift_rows.py:_unknown", "compute/rolling/drift_rows.py:_doubts"),
+    ),
+    "components.status": (
+        *("compute/rolling/drift_rows.py:_banded", "compute/rolling/drift_rows.py:_components"),
+        *("compute/rolling/drift_rows.py:_unknown", "compute/rolling/drift_rows.py:_doubts"),
+    ),
     "matrix_spectra.status": ("compute/matrix/spectra_rows.py:_spectrum_columns",),
     "matrix_stats.status": (
         "compute/matrix/matrix_rows.py:stats_columns",
@@ -212,6 +221,7 @@ NO_STATUS = {
     },
     "layer_waves.status": {"compression_wave", "slowness", "slowness_ranks", "velocity"},
 }
+NO_STATUS["drift.status"] = NO_STATUS["components.status"] = {"drift", "components"}
 NO_STATUS["couplings.status"] = {"all", "val_loss"}
 """Words there that cannot stand in the column."""
 
@@ -240,6 +250,7 @@ def test_every_value_that_the_code_writes_is_explained(column):
     ("column", "values"),
     [
         ("projections.quantity", QUANTITIES),
+        ("drift.kind", DRIFT_KINDS),
         ("phases.method", METHODS),
         ("couplings.stamp", STAMPS),
         ("couplings.detrend", DEGREES),

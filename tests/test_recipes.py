@@ -50,11 +50,13 @@ def ask(db, recipe, **values):
 RECIPE_NAMES = """
 adiabatic
 alpha_loss
+backbone
 compression_wave
 coupling
 decay_split
 depth_gradients
 dissociation
+drift
 entropy_alpha
 events
 explained_share
@@ -463,6 +465,25 @@ def test_the_error_of_a_projection_stands_beside_its_band_and_theory(planted_db)
     assert (first["inside"], second["inside"]) == (True, False)
     assert first["error_separated"] == pytest.approx(0.0798, abs=1e-4)
     assert ask(planted_db, "projection_error", quantity="gap_1") == []
+
+
+def test_the_backbone_stands_beside_random_walks(planted_db):
+    rows = ask(planted_db, "backbone", kind="raw", run="drifting")
+    assert [row["k"] for row in rows] == [1, 2, 3, 4, 5]
+    assert (rows[0]["share"] > rows[0]["null_high"], rows[0]["p"]) == (True, 0.001)
+    assert rows[0]["above_null"] == pytest.approx(rows[0]["share"] - rows[0]["share_null"])
+    assert all(row["share"] < 0.5 for row in ask(planted_db, "backbone", kind="raw", run="drifting")[1:])
+    assert ask(planted_db, "backbone", scope="trunk") == []
+
+
+def test_the_drift_is_along_the_backbone_or_beside_it(planted_db):
+    rows = ask(planted_db, "drift", run="drifting")
+    assert (rows[0]["displacement"], rows[0]["backbone_share"], rows[0]["status"]) == (0.0, None, "zero")
+    assert rows[-1]["backbone_share"] > 0.9
+    for row in rows:
+        along, beside = row["backbone_coordinate"], row["residual"]
+        assert along**2 + beside**2 == pytest.approx(row["displacement"] ** 2)
+    assert ask(planted_db, "drift", kind="raw", run="drifting") != rows
 
 
 def test_the_gap_profile_counts_only_resolved_ratios(planted_db):

@@ -193,7 +193,7 @@ CREATE TABLE drift (
 COMMENT ON TABLE drift IS 'Displacement from a reference checkpoint, and its share along the backbone';
 COMMENT ON COLUMN drift.run IS 'Run name [text]';
 COMMENT ON COLUMN drift.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
-COMMENT ON COLUMN drift.kind IS 'How the drift was weighted and centred [text]';
+COMMENT ON COLUMN drift.kind IS 'Which matrix of displacements was decomposed: raw or row_normalised [text]';
 COMMENT ON COLUMN drift.reference_step IS 'Step from which the displacement is taken [steps]';
 COMMENT ON COLUMN drift.step IS 'Optimizer step of the checkpoint [steps]';
 COMMENT ON COLUMN drift.displacement IS 'Norm of theta(step) - theta(reference_step) [weight]';
@@ -219,13 +219,13 @@ CREATE TABLE components (
 COMMENT ON TABLE components IS 'Principal components of the drift of a whole range of steps';
 COMMENT ON COLUMN components.run IS 'Run name [text]';
 COMMENT ON COLUMN components.scope IS 'Group of parameters: all, trunk, attention, mlp, layer:N, role:R, tensor:NAME or a user''s NAME [text]';
-COMMENT ON COLUMN components.kind IS 'How the drift was weighted and centred [text]';
+COMMENT ON COLUMN components.kind IS 'Which matrix of displacements was decomposed: raw, row_normalised or centred [text]';
 COMMENT ON COLUMN components.step_from IS 'First step of the range [steps]';
 COMMENT ON COLUMN components.step_to IS 'Last step of the range [steps]';
 COMMENT ON COLUMN components.k IS 'Order of the component, from 1 [index]';
-COMMENT ON COLUMN components.share IS 'Share of the variance [1]';
+COMMENT ON COLUMN components.share IS 'Share of the squared displacement [1]';
 COMMENT ON COLUMN components.share_null IS 'Median share under random updates of the same norms [1]';
-COMMENT ON COLUMN components.null_low IS 'Lower quantile of the share under the null [1]';
-COMMENT ON COLUMN components.null_high IS 'Upper quantile of the share under the null [1]';
+COMMENT ON COLUMN components.null_low IS '2.5 % quantile of the share under the null [1]';
+COMMENT ON COLUMN components.null_high IS '97.5 % quantile of the share under the null [1]';
 COMMENT ON COLUMN components.p IS 'Share of random histories with a share at least as large [1]';
 COMMENT ON COLUMN components.status IS 'ok, or why a value is NULL or doubtful [text]';
