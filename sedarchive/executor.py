@@ -28,6 +28,8 @@ class Executor:
 
     workers: int = 1
     scheduler: Literal["threads", "serial"] = "threads"
+    each: int = TASKS_PER_WORKER
+    """Tasks for each worker that are handed out at a time; workers wait for each other at the end of them."""
 
     def at_most(self, workers: int) -> "Executor":
         """Return the same with no more than ``workers`` workers."""
@@ -44,7 +46,7 @@ class Executor:
             return
         from dask.threaded import get  # dask.compute() would import distributed, for two seconds
 
-        for batch in _batched(tasks, TASKS_PER_WORKER * self.workers):
+        for batch in _batched(tasks, self.each * self.workers):
             graph = {index: (partial(_attempt, function, task),) for index, task in enumerate(batch)}
             for outcome in get(graph, list(graph), num_workers=self.workers):
                 if isinstance(outcome, _Failed):

@@ -1,6 +1,6 @@
 """What ``compute`` is asked for, and what it says that it did."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sedarchive.compute.matrix.aspect_rows import AspectRequest
 from sedarchive.compute.matrix.spectra_rows import SpectraOutcome
@@ -12,6 +12,9 @@ from sedarchive.sweeps.gram_sweep import GramOutcome
 from sedarchive.sweeps.spectra_sweep import SpectraOptions
 from sedarchive.sweeps.stored_grams import GramOptions
 from sedarchive.words import counted
+
+ROWS_EACH = 50
+"""Tasks for each worker that are handed out at a time where they end in rows."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,13 @@ class ComputeOptions:
 
     @property
     def executor(self) -> Executor:
+        """Of sweeps, whose results are large."""
         return Executor(self.workers, "serial" if self.scheduler == "serial" else "threads")
+
+    @property
+    def row_maker(self) -> Executor:
+        """Of tasks that end in rows, which are held until they are written: no worker waits for another long."""
+        return replace(self.executor, each=ROWS_EACH)
 
 
 @dataclass

@@ -215,13 +215,13 @@ class _Job:
         logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
         windows = WindowSource(parts, stored, audit, logged)
         held = [scope for scope in scopes.values() if scope.leaves]
-        how = (self.turns, self.options.executor, self.progress)
+        how = (self.turns, self.options.row_maker, self.progress)
         report.window_sets = refresh_windows(windows, held, sizes, *how)
         refresh_drift(windows, held, *how)
         asked = tuple(size for size, with_null in sizes.items() if with_null)
         source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)
         if self.options.inference:
-            refresh_inference(source, self.turns, self.options.executor)
+            refresh_inference(source, self.turns, self.options.row_maker)
         else:
             drop_stale_inference(source, self.turns.database)
         return audit
@@ -248,7 +248,7 @@ class _Job:
     def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
         report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
-        refresh_matrix_stats(parts.run.name, self.turns, self.options.executor, self.requests.matrices.truncated)
+        refresh_matrix_stats(parts.run.name, self.turns, self.options.row_maker, self.requests.matrices.truncated)
         if self.requests.matrices.aspects:
             aspects = self.options.aspects
             report.spectra.failed |= refresh_aspects(parts, aspects, self.turns, self.sweeps, self.progress)

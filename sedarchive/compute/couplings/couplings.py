@@ -101,12 +101,14 @@ def coupling_rows(inputs: CouplingInputs, executor: Executor) -> list[Columns]:
     if not inputs.sizes or not inputs.scopes:
         return []
     rows = [] if _NO_TARGET in inputs.metrics else [_no_target(inputs)]
+    tasks: list[_Task] = []
     for name, metric in inputs.metrics.items():
         variants = [one for one in VARIANTS if one.kind != "partial_lr" or metric.lr is not None]
         job = _Job(inputs, Labels(name, inputs.scopes), metric)
-        tasks: list[_Task] = [*(partial(job.scan_rows, one) for one in variants), job.level_rows]
-        for found in executor.map(_done, tasks):
-            rows += found
+        # the longest first, so that no worker is left alone with it
+        tasks += [job.level_rows, *(partial(job.scan_rows, one) for one in variants)]
+    for found in executor.map(_done, tasks):
+        rows += found
     batches: dict[tuple[str, ...], list[Columns]] = {}
     for columns in rows:
         batches.setdefault(tuple(sorted(columns)), []).append(columns)
