@@ -14,7 +14,7 @@ import duckdb
 import pytest
 from threadpoolctl import threadpool_limits
 
-from sedarchive.compute.matrix import matrix_nulls
+from sedarchive.compute.matrix import matrix_nulls, matrix_rows
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.compute.rolling import null_rows as null_tables
 from sedarchive.ingest import IngestOptions, ingest
@@ -84,8 +84,12 @@ def disk_not_waited_for():
 
 @pytest.fixture(scope="session", autouse=True)
 def nulls_of_matrices_drawn_once():
-    """Draw the null of a shape once a process: it depends on nothing else, and every new database asks for it."""
-    with mock.patch.object(matrix_nulls, "null_columns", cache(matrix_nulls.null_columns)):
+    """Draw the null of a shape once a process, and few: every new database asks for it.
+
+    It depends on nothing else, and what all its draws are worth test_gaussian_matrices.py shows.
+    """
+    few = mock.patch.multiple(matrix_rows, MOST_DRAWS=20, FEWEST_DRAWS=20)
+    with few, mock.patch.object(matrix_nulls, "null_columns", cache(matrix_nulls.null_columns)):
         yield
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sedarchive.compute.matrix import matrix_nulls, matrix_rows
 from sedarchive.compute.matrix.matrix_rows import TRUNCATED, WITH_NULL, null_columns, stats_columns
 from sedarchive.matrix.gaussian import bulk_of, gaussian_sigmas, marchenko_pastur_median
 from sedarchive.matrix.stack import SpectraStack
@@ -11,6 +12,13 @@ from sedarchive.matrix.stack import SpectraStack
 SHAPES = [(24, 24), (16, 64), (96, 12)]
 DENSITIES = {"alpha_hill", "alpha_mle", "alpha_weighted_unit"}
 """Exponents that are smaller the heavier the tail."""
+
+
+@pytest.fixture(autouse=True)
+def all_draws(monkeypatch):
+    """As many draws as anybody's compute makes; the other tests do with few."""
+    for name in ("MOST_DRAWS", "FEWEST_DRAWS"):
+        monkeypatch.setattr(matrix_rows, name, getattr(matrix_nulls, name))
 
 
 def dense(n_rows, n_cols, draws, seed, scale=1.0):
