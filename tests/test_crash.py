@@ -12,7 +12,17 @@ from itertools import cycle, islice
 import duckdb
 import pytest
 import zarr.storage._local
-from small import command, environment, few_draws, run_cli, walk, write_log, write_safetensors, write_torch
+from small import (
+    SMALL_MODEL,
+    command,
+    environment,
+    few_draws,
+    run_cli,
+    walk,
+    write_log,
+    write_safetensors,
+    write_torch,
+)
 
 import sedarchive.archive.records
 from sedarchive.archive import Archive, plainchunks
@@ -22,7 +32,8 @@ from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.ingest import IngestOptions, ingest
 
 TIMES = "EXCLUDE (started, finished)"
-SHAPES = {"h.0.mlp.c_fc.weight": (4, 6), "scale": (), "big.weight": (300, 700)}
+SHAPES = {"h.0.mlp.c_fc.weight": (4, 6), "scale": (), "big.weight": (140, 1000)}
+"""The last is stored in two slabs."""
 
 
 def contents(archive):
@@ -252,13 +263,13 @@ def test_chunks_are_on_the_disk_before_a_record_names_them_and_a_record_before_i
 
 
 class Killing:
-    """Runs of the command line in one folder, killed and repeated."""
+    """Runs of the command line on two histories in one folder, killed and repeated."""
 
-    def __init__(self, root, rng, *options):
+    def __init__(self, root, rng, *options, checkpoints=(12, 9), shapes=SMALL_MODEL):
         self.root, self.rng = root, rng
-        write_safetensors(root / "runs/safe", walk(12, shapes=SHAPES))
-        write_torch(root / "runs/nested/torch", walk(9, seed=1))
-        write_log(root / "runs/safe", range(0, 120, 10))
+        write_safetensors(root / "runs/safe", walk(checkpoints[0], shapes=SHAPES))
+        write_torch(root / "runs/nested/torch", walk(checkpoints[1], shapes=shapes, seed=1))
+        write_log(root / "runs/safe", range(0, 10 * checkpoints[0], 10))
         Archive.create_or_open(root / "empty.zarr")
         self.ingest = ["ingest", root / "runs", "--archive", root / "a.zarr", "--steps-per-chunk", 2]
         self.compute = ["compute", "--archive", root / "a.zarr", "--db", root / "a.duckdb", "--workers", 2, *options]
@@ -342,7 +353,9 @@ def test_the_number_of_workers_changes_no_row(scene, tmp_path):
 
 
 def test_ingest_and_compute_killed_at_a_random_moment_are_completed(tmp_path):
-    assert Killing(tmp_path, random.Random(0), "--no-inference").kill_in_turn(2, hits=1) >= 1
+    small = {"checkpoints": (7, 3), "shapes": {"w": (4, 6), "b": (6,)}}
+    killing = Killing(tmp_path, random.Random(0), "--no-inference", **small)
+    assert killing.kill_in_turn(2, hits=1) >= 1
 
 
 @pytest.mark.slow
