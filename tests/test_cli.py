@@ -1,5 +1,6 @@
 """The command line: help, exit codes, JSON on stdout alone, dry runs, completion."""
 
+import contextlib
 import re
 import resource
 import signal
@@ -15,6 +16,7 @@ from small import (
     command,
     data_of,
     environment,
+    few_draws,
     run_cli,
     walk,
     write_log,
@@ -34,19 +36,29 @@ COMMANDS = sorted(get_command(app).commands)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Three kinds of runs side by side, ingested and computed by the real command line in their folder."""
+    """Three kinds of runs side by side, ingested and asked for by the real command line in their folder.
+
+    What is computed between is computed in this process, with few draws; test_docs.py starts that command too.
+    """
     root = tmp_path_factory.mktemp("place")
     states = walk(12)
     write_trainer(root / "runs/trainer", states)
     write_torch(root / "runs/torch", states)
     write_safetensors(root / "runs/safe", states)
     write_log(root / "runs/torch", range(0, 120, 10))
-    for args in (["ingest", "runs/"], ["compute", "--window", "10"], ["query", "lag_flip"]):
-        done = run_cli(*args, cwd=root)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
-    root.joinpath("lag_flip.txt").write_text(done.stdout)
+    started(root, "ingest", "runs/")
+    with few_draws(), contextlib.chdir(root):
+        run("compute", "--window", "10")
+    root.joinpath("lag_flip.txt").write_text(started(root, "query", "lag_flip"))
     return root
+
+
+def started(folder, *args):
+    """What a command of its own process writes to stdout."""
+    done = run_cli(*args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
 
 
 @pytest.fixture
