@@ -133,7 +133,9 @@ def assert_same_energies(found, wanted, run, longest=N_UPDATES):
 
 def decodes(analysis, **options):
     plans = plan_compute(analysis.archive, analysis.database, ComputeOptions(**options))
-    return {plan.run: (plan.gram.decodes_per_chunk, plan.spectra and plan.spectra.decodes_per_chunk) for plan in plans}
+    return {
+        plan.run: (plan.gram.decodes_per_chunk, *(sweep.decodes_per_chunk for sweep in plan.spectra)) for plan in plans
+    }
 
 
 MORE_MEMORY = [pytest.param(*one, marks=pytest.mark.slow) for one in ((2 * TIGHT, 1), (10 * TIGHT, 1), (TIGHT, 2))]

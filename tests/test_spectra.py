@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sedarchive.matrix import spectra
 from sedarchive.matrix.spectra import matrix_sigmas
 
 
@@ -100,8 +101,15 @@ def test_an_empty_matrix_has_a_status(shape):
 
 
 def test_an_iteration_that_fails_gives_a_status_and_not_an_exception(monkeypatch):
-    def fail(*args, **options):
-        raise np.linalg.LinAlgError("did not converge")
-
-    monkeypatch.setattr(np.linalg, "eigvalsh", fail)
+    monkeypatch.setattr(spectra, "dsterf", lambda diagonal, beside, **options: (diagonal, 1))
     assert matrix_sigmas(np.eye(3)).status == "failed"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 200])
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_singular_values_of_any_size_and_scale_are_those_of_lapack(n, scale):
+    matrix = np.random.default_rng(n).standard_normal((3 * n, n)) * scale
+    found = matrix_sigmas(matrix)
+    assert found.method == "gram"
+    np.testing.assert_allclose(found.sigma, np.linalg.svd(matrix, compute_uv=False), rtol=1e-11)
+    np.testing.assert_allclose(matrix_sigmas(matrix.T).sigma, found.sigma, rtol=1e-13)
