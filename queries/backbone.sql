@@ -4,9 +4,10 @@
 -- param run: only this run (not set: all runs)
 -- columns: run, scope, k, share, share_null, null_low, null_high, above_null, p, step_from, step_to, status
 -- source: Xu 2026 (arXiv:2602.23696): row_normalised and raw; Xu 2026 (arXiv:2602.16746): centred
--- note: k = 1 is the backbone. share_null is the median of random walks whose updates have the same norms, null_low and
---   null_high their 2.5 % and 97.5 % quantiles, p the share of walks with a share at least as large: a walk has a
---   backbone too, with 0.6 to 0.8 of the displacement. Memory of any kind makes p small, momentum too; near 1 the
+-- note: k = 1 is the backbone. share_null is the median of 999 random walks whose updates have the same norms, null_low
+--   and null_high their 2.5 % and 97.5 % quantiles, p the share of walks with a share at least as large: a walk has a
+--   backbone too, with 0.6 to 0.8 of the displacement over a long run and more over a short one. Their dimension is
+--   p_eff of the windows, which sets how wide the band is. Memory of any kind makes p small, momentum too; near 1 the
 --   updates spread less far than a walk. above_null is share - share_null.
 SELECT
     run,

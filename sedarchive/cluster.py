@@ -21,6 +21,7 @@ from multiprocessing import resource_tracker
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import scipy
 from threadpoolctl import threadpool_limits
 
 from sedarchive import __version__
@@ -102,7 +103,8 @@ def ship(function: Callable[..., Any]) -> Shipped:
 def versions() -> dict[str, str]:
     """Versions that the bits of results depend on."""
     blas: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {"sedarchive": __version__, "numpy": np.__version__, "BLAS": f"{blas['name']} {blas['version']}"}
+    own = {"sedarchive": __version__, "numpy": np.__version__, "scipy": scipy.__version__}
+    return {**own, "BLAS": f"{blas['name']} {blas['version']}"}
 
 
 def check_versions(worker: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
@@ -133,9 +135,9 @@ def _opened(shipped: Shipped) -> Callable[[Any], Any]:
     from distributed import get_worker
 
     check_versions(get_worker().address, versions(), dict(shipped.versions))
+    function: Callable[[Any], Any] = pickle.loads(shipped.pickled)  # which loads every BLAS that it calls
     threadpool_limits(1)  # for good, as the next: a worker is one thread of work, here as there
     _keep_freed_memory()
-    function: Callable[[Any], Any] = pickle.loads(shipped.pickled)
     return function
 
 

@@ -1,10 +1,11 @@
-"""Tasks for the workers of a cluster, which import this module: it imports next to nothing."""
+"""Tasks for the workers of a cluster, which import this module: it imports little."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
+import scipy.linalg  # noqa: F401  # loads a BLAS, as numpy does
 from threadpoolctl import threadpool_info
 
 
@@ -16,9 +17,7 @@ def interval(seconds):
 
 
 def blas_threads(_):
-    """Threads of each BLAS of this process."""
-    import numpy  # noqa: F401  # loads one
-
+    """Threads of each BLAS of this process: that of numpy and that of scipy."""
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 

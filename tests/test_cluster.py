@@ -121,7 +121,7 @@ def test_no_more_tasks_run_at_once_than_memory_allows(sweeps):
 
 
 def test_a_worker_has_one_blas_thread(sweeps):
-    assert list(sweeps.map(tasks.blas_threads, [0])) == [[1]]
+    assert list(sweeps.map(tasks.blas_threads, [0])) == [[1, 1]]
 
 
 def test_a_task_whose_worker_dies_is_done_by_another(sweeps, tmp_path):

@@ -181,7 +181,29 @@ def test_the_null_is_that_of_walks_drawn_update_by_update(name, p):
         off = np.abs(nulls[kind].median - np.median(walks, axis=0)) / (spread + 1e-4)
         assert (off < [0.3, 0.3, 0.7, 0.7, 0.7]).all(), off
         outside = np.array([(walks < nulls[kind].low).mean(axis=0), (walks > nulls[kind].high).mean(axis=0)])
-        np.testing.assert_allclose(outside[:, :2], 0.025, atol=0.04)
+        assert (outside[:, :2] < 0.065).all()
+        assert (outside[:, :2].sum(axis=0) > 0.005).all()  # a band that holds everything tells nothing
+
+
+@pytest.mark.parametrize("p", [8, 300])
+def test_updates_that_move_nothing_take_no_direction(p):
+    rng, norms = np.random.default_rng(14), np.zeros(40)
+    norms[[5, 6, 20]] = 1.0, 2.0, 1.0
+    walks = [naive_shares(walk_updates(rng, norms + 1e-300, p)) for _ in range(1000)]
+    nulls = share_nulls(norms, p, {kind: np.full(5, 0.1) for kind in KINDS}, draws=2000)
+    for kind in KINDS:
+        quantiles = np.quantile(np.stack([one[kind] for one in walks]), [0.025, 0.5, 0.975], axis=0)[:, :3]
+        found = np.stack([nulls[kind].low, nulls[kind].median, nulls[kind].high])
+        np.testing.assert_allclose(found[:, :3], quantiles, atol=0.02)
+        assert np.isnan(found[:, 3:]).all()
+
+
+def test_a_residual_that_is_rounding_of_a_long_way_is_unknown():
+    direction = np.random.default_rng(15).standard_normal(200)
+    there_and_back = np.where(np.arange(401) % 2, -1.0, 1.0 + 1e-3)[:, None] * direction
+    moved = displacements(there_and_back @ there_and_back.T)
+    found = backbone(moved, "raw", components(moved, "raw").first)
+    assert np.isnan(found.residual[1:]).all()
 
 
 @pytest.mark.parametrize("p", [3, 40])
@@ -205,7 +227,8 @@ def test_random_walks_are_called_large_as_often_as_p_says(p):
     for kind in KINDS:
         edges = share_nulls(norms, p, {kind: np.full(2, 0.5)}, draws=1999)[kind].high
         above = (np.array([one[kind][:2] for one in walks]) > edges).mean(axis=0)
-        np.testing.assert_allclose(above, 0.025, atol=4 * (0.025 * 0.975 / n_walks) ** 0.5)
+        assert (above < 0.025 + 4 * (0.025 * 0.975 / n_walks) ** 0.5).all()
+        assert (above > 0.0).all()  # none of 300 has a chance of 0.0005
 
 
 def test_p_is_the_share_of_walks_at_or_above():

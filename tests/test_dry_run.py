@@ -232,7 +232,7 @@ def test_the_disk_that_is_needed_is_about_what_the_archive_then_takes(mixed, pla
     assert plan["disk_free"] > 0
 
 
-@pytest.mark.parametrize(("first", "more"), [(3, 2), (8, 8), (60, 10)])
+@pytest.mark.parametrize(("first", "more"), [(1, 8), (3, 2), (8, 8), (60, 10)])
 def test_what_is_archived_already_costs_nothing_again(tmp_path, first, more):
     shapes = {"w": (300, 100), "b": (7,)}
     states = walk(first + more, shapes=shapes)

@@ -1,9 +1,13 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sedarchive.matrix import spectra
+from sedarchive.matrix.lapack import eigenvalues
 from sedarchive.matrix.spectra import matrix_sigmas
 
 
@@ -101,7 +105,10 @@ def test_an_empty_matrix_has_a_status(shape):
 
 
 def test_an_iteration_that_fails_gives_a_status_and_not_an_exception(monkeypatch):
-    monkeypatch.setattr(spectra, "dsterf", lambda diagonal, beside, **options: (diagonal, 1))
+    def fail(half):
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(spectra, "eigenvalues", fail)
     assert matrix_sigmas(np.eye(3)).status == "failed"
 
 
@@ -113,3 +120,24 @@ def test_singular_values_of_any_size_and_scale_are_those_of_lapack(n, scale):
     assert found.method == "gram"
     np.testing.assert_allclose(found.sigma, np.linalg.svd(matrix, compute_uv=False), rtol=1e-11)
     np.testing.assert_allclose(matrix_sigmas(matrix.T).sigma, found.sigma, rtol=1e-13)
+
+
+def test_other_threads_run_while_a_matrix_is_decomposed():
+    """A library that held Python's lock would make of many workers one."""
+    ticks, done = 0, threading.Event()
+
+    def tick():
+        nonlocal ticks
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0)
+
+    half = np.asfortranarray(np.eye(1200) + 0.01)
+    other = threading.Thread(target=tick)
+    other.start()
+    before = ticks
+    eigenvalues(half)
+    after = ticks
+    done.set()
+    other.join()
+    assert after - before > 100  # before and after the call alone there are a few

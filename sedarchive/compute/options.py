@@ -13,7 +13,7 @@ from sedarchive.sweeps.spectra_sweep import SpectraOptions
 from sedarchive.sweeps.stored_grams import GramOptions
 from sedarchive.words import counted
 
-ROWS_EACH = 50
+ROWS_EACH = 8
 """Tasks for each worker that are handed out at a time where they end in rows."""
 
 

@@ -154,6 +154,19 @@ def effective_dimension(gram: Gram, n_elements: int) -> float:
         smaller). p itself where fewer than 10 such pairs have a cosine. A common drift of all updates lowers it, which
         widens the bands.
     """
+    pairs, total = _far_cosines(gram)
+    if pairs < _MIN_PAIRS or total == 0:
+        return float(n_elements)
+    return min(max(pairs / total, _MIN_DIMENSION), float(n_elements))
+
+
+def dimension_is_estimated(gram: Gram) -> bool:
+    """Whether :func:`effective_dimension` has enough pairs of updates to be an estimate."""
+    return _far_cosines(gram)[0] >= _MIN_PAIRS
+
+
+def _far_cosines(gram: Gram) -> tuple[int, float]:
+    """Return the number of pairs of updates far apart that have a cosine, and the sum of its squares."""
     reach = min(gram.n_updates - 1, gram.bandwidth)
     nearest = max((min(gram.n_updates, gram.bandwidth) + 1) // 2, 1)
     index = np.arange(gram.n_updates)
@@ -163,11 +176,8 @@ def effective_dimension(gram: Gram, n_elements: int) -> float:
     second = np.concatenate([index[:0], *(index[distance:] for distance in distances)])
     scale = energy[first] * energy[second]
     usable = np.isfinite(scale) & (scale > 0)
-    pairs = int(np.count_nonzero(usable))
-    total = float(np.sum(gram.products(first[usable], second[usable]) ** 2 / scale[usable]))
-    if pairs < _MIN_PAIRS or total == 0:
-        return float(n_elements)
-    return min(max(pairs / total, _MIN_DIMENSION), float(n_elements))
+    squares = gram.products(first[usable], second[usable]) ** 2 / scale[usable]
+    return int(np.count_nonzero(usable)), float(np.sum(squares))
 
 
 def sampled_null(norms: Floats, p_eff: float, draws: int = DRAWS, seed: int = 0) -> NullBand:

@@ -67,6 +67,7 @@ def share_nulls(
         3,000 walks tell), of the fifth up to 0.6, in single cases 0.9.
     """
     energy = (norms / norms.max()) ** 2  # whose squares overflow for no norm
+    n_moving = np.count_nonzero(energy)
     blocks = _blocks(energy, _BLOCKS if p_eff >= _BLOCKS else _BLOCKS_OF_FEW_DIMENSIONS)
     walks = _walks(blocks, p_eff, draws, np.random.Generator(np.random.Philox(key=seed)))
     limit = np.zeros((1, len(blocks.energy) + 1, len(blocks.energy)))  # of many dimensions: all updates orthogonal
@@ -76,8 +77,9 @@ def share_nulls(
         rows, drawn_rows = _rows(limit, kind, blocks.checkpoints), _rows(walks, kind, blocks.checkpoints)
         directions = np.linalg.eigh(rows[0] @ rows[0].T)[1][:, ::-1][:, :_KEPT]
         drawn = _shares(drawn_rows, directions, len(shares), p_eff)
-        if len(blocks.energy) < len(energy):
+        if len(blocks.energy) < n_moving:
             drawn = _moved(drawn, _shares(rows, directions, len(shares)), limit_shares(energy, kind, len(shares)))
+        drawn[:, n_moving:] = np.nan
         found[kind] = _compared(drawn, shares)
     return found
 
@@ -123,14 +125,15 @@ class _Blocks:
 def _blocks(energy: Floats, most: int) -> _Blocks:
     """Join updates of these squared norms (n,) to at most ``most`` blocks, of like shares of energy and time."""
     n_updates = len(energy)
-    starts = np.arange(n_updates)
-    if n_updates > most:
+    starts = np.flatnonzero(energy)  # what moves nothing stays where it is
+    if len(starts) > most:
         place = (np.cumsum(energy) - energy / 2) / energy.sum()
-        time = (starts + 0.5) / n_updates
+        time = (np.arange(n_updates) + 0.5) / n_updates
         starts = np.flatnonzero(np.diff((most * (place + time) / 2).astype(np.int64), prepend=-1))
+    single = np.add.reduceat(energy > 0, starts, dtype=np.int64) == 1
     joined, fourth = np.add.reduceat(energy, starts), np.add.reduceat(energy**2, starts)
     checkpoints = np.diff(starts, prepend=-1, append=n_updates).astype(np.float64)
-    spread = np.where(np.diff(starts, append=n_updates) > 1, 2.0 * np.maximum(joined**2 - fourth, 0.0), 0.0)
+    spread = np.where(single, 0.0, 2.0 * np.maximum(joined**2 - fourth, 0.0))
     return _Blocks(joined, spread, checkpoints)
 
 
@@ -207,7 +210,8 @@ def _energies(grams: Floats, count: int, p_eff: float) -> Floats:
 
 def _moved(drawn: Floats, coarse: Floats, fine: Floats) -> Floats:
     """Return shares with their odds moved as the limit moves from blocks to single updates."""
-    odds = (fine / (1.0 - fine)) / (coarse / (1.0 - coarse))
+    below, above = fine * (1.0 - coarse), coarse * (1.0 - fine)
+    odds = np.divide(below, above, out=np.ones_like(below), where=(below > 0) & (above > 0))
     moved: Floats = odds * drawn / (1.0 - drawn + odds * drawn)
     return moved
 

@@ -45,7 +45,7 @@ def gram_block_bytes(layout: TensorLayout, n_rows: int, n_steps: int, band: int 
     if layout.compressed:
         reading = _CODEC_COPIES * layout.chunk_bytes
     else:
-        # of a chunk not wanted whole, the rest is read for its checksum; measured, with the holes that it leaves
+        # more than is held: of a chunk not wanted whole, the rest goes through 256 KiB for its checksum
         reading = 3 * layout.chunk_bytes if n_rows < layout.grid.slab_rows else 0
     # the sums of a block grow while its tiles, up to twice as wide as a band, and one product are alive
     sums = gram_result_bytes(layout, n_steps, band) + 4 * products_bytes(n_steps, band)
@@ -72,6 +72,7 @@ def spectra_block_bytes(matrix: MatrixLayout, n_steps: int) -> int:
         # Zarr reads up to ten chunks at once and puts them into a region of its own
         reading = held + 2 * 10 * layout.chunk_bytes
     else:
+        # more than is held, as there
         reading = layout.chunk_bytes * (layout.grid.steps - n_steps) // layout.grid.steps
     return held + part + reading + max((_decomposition_bytes(m, n) for m, n in matrix.shapes), default=0) + _WORKER
 

@@ -9,7 +9,7 @@ from sedarchive.archive import Archive
 from sedarchive.archive.lock import refuse_while_written
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError
 from sedarchive.history import TensorSpec
-from sedarchive.plan.grid import ChunkSteps, chunk_grid
+from sedarchive.plan.grid import ChunkGrid, ChunkSteps, chunk_grid
 from sedarchive.sizes import KIB, format_size
 
 _ARRAY_BYTES = 2 * KIB
@@ -18,7 +18,9 @@ _ENTRY_BYTES = 160
 """One tensor in one commit record."""
 
 
-def archive_bytes(slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, steps: ChunkSteps) -> int:
+def archive_bytes(
+    slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, steps: ChunkSteps, held: Mapping[TensorSpec, ChunkGrid]
+) -> int:
     """Bytes that new checkpoints add to an archive, without a codec; logs, which are small, apart.
 
     A chunk is stored at full size once one of its checkpoints is in it.
@@ -30,13 +32,17 @@ def archive_bytes(slots: Mapping[TensorSpec, Sequence[int]], first_slot: int, st
     first_slot
         Checkpoints that the run has in the archive already.
     steps
-        What its chunks will depend on.
+        What new chunks will depend on.
+    held
+        Chunk grids of the tensors that have an array already.
     """
-    return sum(_tensor_bytes(spec, at, first_slot, steps) for spec, at in slots.items())
+    return sum(
+        _tensor_bytes(spec, at, first_slot, held.get(spec) or chunk_grid(spec.rows, spec.row_bytes, steps))
+        for spec, at in slots.items()
+    )
 
 
-def _tensor_bytes(spec: TensorSpec, slots: Sequence[int], first_slot: int, steps: ChunkSteps) -> int:
-    grid = chunk_grid(spec.rows, spec.row_bytes, steps)
+def _tensor_bytes(spec: TensorSpec, slots: Sequence[int], first_slot: int, grid: ChunkGrid) -> int:
     groups = {(first_slot + slot) // grid.steps for slot in slots}
     if first_slot:
         groups.discard((first_slot - 1) // grid.steps)  # that chunk is there already

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedarchive.archive import Archive
+from sedarchive.archive import Archive, RunArchive
 from sedarchive.audit import merged
 from sedarchive.errors import ArchiveError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
-from sedarchive.history import Finding, RunSource
+from sedarchive.history import Finding, RunSource, TensorSpec
 from sedarchive.ingest import IngestOptions, check_replaced, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
 from sedarchive.modelconfig import heads_given
+from sedarchive.plan.grid import ChunkGrid
 from sedarchive.preview.disk import archive_bytes, archive_obstacles, free_bytes
 from sedarchive.preview.model import ModelPlan, plan_model
 from sedarchive.preview.runlogs import LogPlan, look_at_logs
@@ -130,15 +131,22 @@ class _Held:
     source: str
     steps: tuple[int, ...]
     config: Mapping[str, Any]
+    grids: Mapping[TensorSpec, ChunkGrid]
+    """How its arrays are cut."""
+
+    @classmethod
+    def of(cls, run: RunArchive) -> "_Held":
+        grids = {info.spec: info.grid for info in run.arrays.values()}
+        return cls(str(run.record["source"]), run.steps, run.config, grids)
 
 
-_NOTHING = _Held("", (), {})
+_NOTHING = _Held("", (), {}, {})
 
 
 def _archived(archive: Path) -> dict[str, _Held]:
     """Runs in the archive; {} if there is none that can be read."""
     try:
-        return {run.name: _Held(str(run.record["source"]), run.steps, run.config) for run in Archive(archive).runs()}
+        return {run.name: _Held.of(run) for run in Archive(archive).runs()}
     except ArchiveError:
         return {}
 
@@ -177,7 +185,7 @@ def _plan_run(
         formats=survey.formats,
         model=plan_model(survey.newest, families) if survey.newest else None,
         logs=tuple(logs),
-        disk_bytes=archive_bytes(survey.slots, len(archived), chunk_steps(source, archived, options)),
+        disk_bytes=archive_bytes(survey.slots, len(archived), chunk_steps(source, archived, options), held.grids),
         findings=tuple(
             merged([*source.findings, *survey.findings, *log_findings, *disagreements, *problems, *missing])
         ),

@@ -42,6 +42,8 @@ class Displacements:
     """``<x(s), x(t)>`` (T, T); row and column 0 are 0. NaN from the first non-finite update on."""
     length: Floats
     """||x(t)|| (T,), 0 where the sum of the updates is all rounding."""
+    path: Floats
+    """Sum of the norms of all updates up to each checkpoint (T,): rounding grows with it, not with the displacement."""
 
     @property
     def whole(self) -> bool:
@@ -73,7 +75,7 @@ class Backbone:
     coordinate: Floats
     """<x(t), v>; v is signed so that the last is positive."""
     residual: Floats
-    """||x(t) - coordinate v||; NaN where it is below 1e-7 of the displacement, which is rounding."""
+    """||x(t) - coordinate v||; NaN where it is rounding: 1e-7 of the displacement, or that of so long a path."""
     share: Floats
     """coordinate² / ||x(t)||²; NaN where the displacement is 0."""
 
@@ -89,7 +91,7 @@ def displacements(updates: Floats) -> Displacements:
         rounding = len(gram) * _EPSILON * path**2
     gram[~np.isfinite(gram)] = np.nan
     energy = np.diagonal(gram)
-    return Displacements(gram, np.sqrt(np.where(energy <= rounding, 0.0, energy)))
+    return Displacements(gram, np.sqrt(np.where(energy <= rounding, 0.0, energy)), path)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def backbone(moved: Displacements, kind: Kind, first: Floats) -> Backbone:
     coordinate = np.where(moves, coordinate if coordinate[-1] >= 0 else -coordinate, coordinate * 0.0)
     share = np.minimum(np.divide(coordinate**2, length**2, out=np.full(len(length), np.nan), where=moves), 1.0)
     residual = np.where(moves, length * np.sqrt(1.0 - share), coordinate * 0.0)
-    return Backbone(coordinate, np.where(residual < _UNRESOLVED_RESIDUAL * length, np.nan, residual), share)
+    rounding = 2 * len(length) * _EPSILON * moved.path * length * (np.abs(rows) @ moved.path) / np.sqrt(rows @ along)
+    unresolved = (residual < _UNRESOLVED_RESIDUAL * length) | (moves & (residual**2 <= rounding))
+    return Backbone(coordinate, np.where(unresolved, np.nan, residual), share)
 
 
 def leading(product: Callable[[Floats], Floats], size: int, count: int) -> tuple[Floats, Floats]:

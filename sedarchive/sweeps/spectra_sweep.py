@@ -23,7 +23,7 @@ from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.blocks import map_blocks
 from sedarchive.sweeps.product_sweep import factors_of
 
-ALGORITHM = "spectra-1"
+ALGORITHM = "spectra-2"
 PRODUCT_ALGORITHM = "product-spectra-1"
 _FLUSH_TASKS = 16
 

@@ -17,7 +17,7 @@ from sedarchive.executor import Executor
 from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database
 
-ALGORITHM = "fits-1"
+ALGORITHM = "fits-2"
 Floats = NDArray[np.float64]
 _COLUMNS = ("step", "signal_rank", "p_eff")
 _SIGMA_COLUMNS = ("sigma", "overlap_previous")

@@ -24,7 +24,7 @@ from sedarchive.sweeps.anatomy import Anatomy
 from sedarchive.sweeps.spectra_sweep import SpectraOptions, SpectrumAt, matrix_leaves, sweep_spectra
 from sedarchive.tables import Database
 
-ALGORITHM = "aspect-1"
+ALGORITHM = "aspect-2"
 NULL_ALGORITHM = "aspect-nulls-1"
 TABLE, NULLS = "aspect_stats", "aspect_nulls"
 DRAWS = 100

@@ -17,7 +17,7 @@ from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor, Progress
 from sedarchive.gram import Gram
 from sedarchive.leaves import Scope
-from sedarchive.nulls.bands import effective_dimension
+from sedarchive.nulls.bands import dimension_is_estimated, effective_dimension
 from sedarchive.nulls.drifts import DRAWS, SEED, ShareNull, share_nulls
 from sedarchive.rolling.drift import (
     BACKBONE_KINDS,
@@ -112,7 +112,7 @@ class _ScopeDrift:
     history: ScopeHistory
 
     def rows(self) -> dict[str, Columns]:
-        """Rows of both tables; none of a run of one checkpoint."""
+        """Rows of both tables; of a run of one checkpoint it has no components."""
         return {
             "drift": concatenated([self._drift(kind) for kind in BACKBONE_KINDS]),
             "components": concatenated([self._components(kind) for kind in KINDS]),
@@ -124,12 +124,16 @@ class _ScopeDrift:
 
     @cached_property
     def _nulls(self) -> dict[Kind, ShareNull]:
-        """Nulls by kind; none where nothing moves or a displacement is unknown."""
-        if not self.moved.whole or not self.moved.length.any():
+        """Nulls by kind; none where nothing moves, a displacement is unknown, or the updates are too few."""
+        if self._few_updates or not self.moved.whole or not self.moved.length.any():
             return {}
         norms = np.sqrt(np.diagonal(self.gram.updates(0, self.gram.n_updates)))
         p_eff = effective_dimension(self.gram, self.history.n_elements)
         return share_nulls(norms, p_eff, {kind: one.shares for kind, one in self._found.items()})
+
+    @cached_property
+    def _few_updates(self) -> bool:
+        return not dimension_is_estimated(self.gram)
 
     def _drift(self, kind: Kind) -> Columns:
         first = self.history.steps[:1]
@@ -149,7 +153,7 @@ class _ScopeDrift:
         no_null = np.isnan(shares if null is None else null.p)
         still = not self.moved.length.any()
         causes = {self._unknown: np.full(len(shares), bool(self._unknown)), "zero": np.full(len(shares), still)}
-        causes |= {"few_dimensions": no_null}
+        causes |= {"few_updates": np.full(len(shares), self._few_updates), "few_dimensions": no_null}
         causes |= {name: np.full(len(shares), flags.any()) for name, flags in self._doubts.items()}
         status = np.select(list(causes.values()), list(causes), "ok")
         return _component_columns(kind, self.history.steps[[0, -1]], shares, null, status)
