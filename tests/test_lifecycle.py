@@ -163,6 +163,7 @@ def test_the_reversal_is_the_last_change_of_sign():
     assert reversal(steps, np.array([-4.0, -2.0, 1.0, 3.0, 2.0])) == pytest.approx(10 + 10 * 2 / 3)
     assert reversal(steps, np.array([-4.0, 2.0, -1.0, 3.0, 2.0])) == pytest.approx(20 + 10 / 4)
     assert np.isnan(reversal(steps, np.array([1.0, 2.0, 1.0, 3.0, 2.0])))
+    assert np.isnan(reversal(steps, np.array([-1e-14, 2.0, 1.0, 3.0, 2.0])))  # rounding turns nothing
 
 
 @pytest.mark.parametrize("n_layers", [8, 12, 24])

@@ -18,6 +18,7 @@ Texts = NDArray[np.str_]
 _DECISIVE = 2.0
 """Difference of AICc above which a shape is preferred."""
 _FLAT = 1e-12
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ def _status(values: Floats) -> Texts:
 def reversal(steps: Floats, gradient: Floats) -> float:
     """Step (interpolated) after which a gradient (T,) keeps the sign that it has at the end; NaN if it never turned.
 
-    Zeros have the sign of what comes after them.
+    Zeros, and what is 1e-9 of the largest value or less, have the sign of what comes after them: the compression of the
+    first step is 0 but for rounding.
     """
-    sign = np.sign(gradient)
+    largest = np.max(np.abs(gradient), initial=0.0, where=np.isfinite(gradient))
+    sign = np.where(np.abs(gradient) <= _ROUNDING * largest, 0.0, np.sign(gradient))
     last = sign[-1]
     other = np.flatnonzero(sign == -last)
     if last == 0 or not len(other):
