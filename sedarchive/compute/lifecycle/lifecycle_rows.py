@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.leads import Line
-from sedarchive.lifecycle.asymmetry import asymmetry
+from sedarchive.lifecycle.asymmetry import Asymmetry, asymmetry
 from sedarchive.lifecycle.importance import RankCorrelation
 from sedarchive.lifecycle.ranks import RankSlope
 from sedarchive.lifecycle.waves import arrivals, compression, fit_wave
@@ -55,19 +55,13 @@ class LayerMetrics:
 
 def rank_row(fit: str, scope: str, parameter: str, found: RankCorrelation) -> Row:
     """Row of ``fits`` for one rank correlation."""
-    return {
-        "fit": fit,
-        "scope": scope,
-        "parameter": parameter,
-        "estimate": found.rho,
-        "low": found.low,
-        "high": found.high,
-        "null_low": found.null_low,
-        "null_high": found.null_high,
-        "p": found.p,
-        "n": found.n,
-        "status": found.status,
-    }
+    named: Row = {"fit": fit, "scope": scope, "parameter": parameter}
+    return named | {"estimate": found.rho, "status": found.status} | _null_columns(found)
+
+
+def _null_columns(found: RankCorrelation | Asymmetry) -> Row:
+    """Interval, null, p and size of an estimate."""
+    return {name: getattr(found, name) for name in ("low", "high", "null_low", "null_high", "p", "n")}
 
 
 def wave_rows(metrics: LayerMetrics) -> tuple[list[Row], list[Row]]:
@@ -103,21 +97,9 @@ def asymmetry_rows(by_role: dict[str, LayerMetrics]) -> list[Row]:
         if values is None:
             continue
         found = asymmetry(values)
-        rows.append(
-            {
-                "fit": "qk_vo_asymmetry",
-                "scope": "attention",
-                "parameter": f"spread_{name}",
-                "estimate": found.ratio,
-                "low": found.low,
-                "high": found.high,
-                "null_low": found.null_low,
-                "null_high": found.null_high,
-                "p": found.p,
-                "n": found.n,
-                "status": "too_few" if math.isnan(found.ratio) else "few" if found.n < 10 else "ok",
-            }
-        )
+        named: Row = {"fit": "qk_vo_asymmetry", "scope": "attention", "parameter": f"spread_{name}"}
+        status = "too_few" if math.isnan(found.ratio) else "few" if found.n < 10 else "ok"
+        rows.append(named | {"estimate": found.ratio, "status": status} | _null_columns(found))
     return rows
 
 
