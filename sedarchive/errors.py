@@ -17,6 +17,7 @@
       MemoryBudgetError(MemoryError)         the plan does not fit into --max-mem
       BandError(IndexError)                  the stored band of the Gram matrix is too narrow
       ClusterError(ConnectionError)          a Dask cluster that cannot be reached, differs from here, or is lost
+      WorkerError(RuntimeError)              a process that made rows has ended before it was done
       DatabaseError                          the DuckDB file: of another archive, locked, or not ours
       RecipeError(ValueError)                a recipe's header, parameters or statement
         UnknownRecipeError(LookupError)
@@ -89,6 +90,10 @@ class BandError(SedarchiveError, IndexError):
 
 class ClusterError(SedarchiveError, ConnectionError):
     """A Dask cluster cannot be reached, has other versions than here, or is lost."""
+
+
+class WorkerError(SedarchiveError, RuntimeError):
+    """A process that made rows has ended before it was done."""
 
 
 class DatabaseError(SedarchiveError):

@@ -5,10 +5,11 @@ function over bounded batches. Results never depend on which one ran.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Literal, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -35,7 +36,7 @@ class Executor:
         """Return the same with no more than ``workers`` workers."""
         return replace(self, workers=min(self.workers, workers))
 
-    def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Results of ``function`` for each task, in order; at most a batch of them is held.
 
         An exception of a task is raised once no other task runs any more, so that none writes behind the caller's
@@ -75,7 +76,7 @@ class Awaited(Protocol[Found]):
     def cancel(self) -> object: ...
 
 
-def in_order(submit: Callable[[Task], Awaited[Result]], tasks: Sequence[Task], ahead: int) -> Iterator[Result]:
+def in_order(submit: Callable[[Task], Awaited[Result]], tasks: Iterable[Task], ahead: int) -> Iterator[Result]:
     """Results in the order of the tasks, of which ``ahead`` are handed out at a time.
 
     When a task fails, or the caller wants no more, those that wait are given up.
@@ -93,9 +94,10 @@ def in_order(submit: Callable[[Task], Awaited[Result]], tasks: Sequence[Task], a
             awaited.cancel()
 
 
-def _batched(tasks: Sequence[Task], size: int) -> Iterator[Sequence[Task]]:
-    for start in range(0, len(tasks), size):
-        yield tasks[start : start + size]
+def _batched(tasks: Iterable[Task], size: int) -> Iterator[Sequence[Task]]:
+    left = iter(tasks)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 from series import autoregressive
 
 from sedarchive.compute.couplings.coupling_inputs import read_inputs
-from sedarchive.compute.couplings.couplings import coupling_rows
+from sedarchive.compute.couplings.coupling_scans import coupling_rows
 from sedarchive.compute.couplings.edge_couplings import COLUMNS
 from sedarchive.compute.couplings.edge_inputs import EdgeSeries
 from sedarchive.compute.couplings.group_couplings import group_rows
@@ -16,7 +16,6 @@ from sedarchive.compute.lifecycle.importance_rows import store_importance
 from sedarchive.compute.lifecycle.lifecycle import store_lifecycle
 from sedarchive.compute.lifecycle.scaling_rows import store_scaling
 from sedarchive.compute.row_columns import columns_of
-from sedarchive.executor import Executor
 from sedarchive.nulls.drifts import share_nulls
 from sedarchive.presets import XU2026
 from sedarchive.rolling.drift import BACKBONE_KINDS, backbone, components, displacements
@@ -117,7 +116,7 @@ def plant_couplings(db, draws=99):
     for run in LAG_RUNS:
         steps = [at * SPACING for at in range(run.n_checkpoints)]
         inputs = read_inputs(db, run.name, steps, run.window_sizes, ["all"], draws)
-        for columns in coupling_rows(inputs, Executor(1, "serial")):
+        for columns in coupling_rows(inputs):
             db.insert("couplings", {"run": run.name, **columns})
 
 

@@ -10,9 +10,12 @@ from series import autoregressive, cosine_rate
 from small import walk, write_torch
 
 from sedarchive.compute.couplings import couplings
-from sedarchive.compute.couplings.coupling_inputs import FEATURES, read_inputs
-from sedarchive.compute.couplings.couplings import refresh_couplings
+from sedarchive.compute.couplings.coupling_features import FEATURES
+from sedarchive.compute.couplings.coupling_inputs import read_inputs
+from sedarchive.compute.couplings.couplings import coupling_stages, keyed_couplings, wanted_couplings
+from sedarchive.compute.stages import run_stages
 from sedarchive.executor import Executor
+from sedarchive.processes import RowMaker
 from sedarchive.tables import Database
 
 T, SPACING = 90, 50
@@ -69,9 +72,12 @@ def made():
 
 
 def refresh(db, run="one", sizes=(10, 20), draws=DRAWS):
+    """Bring the couplings up to date; return how many scopes were not."""
     turns = SimpleNamespace(database=db, end=lambda: None)
+    outstanding = keyed_couplings(run).outstanding(db, wanted_couplings(db, run, sizes))
     with mock.patch.object(couplings, "read_inputs", partial(read_inputs, draws=draws)):
-        return refresh_couplings(run, STEPS, sizes, turns, Executor(1, "serial"))
+        run_stages(coupling_stages(run, STEPS, sizes, turns), RowMaker(Executor(), 0), turns)
+    return len(outstanding.keys)
 
 
 def rows(db, where):

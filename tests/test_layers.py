@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "sedarchive"
 LAYERS = [
     {
         "errors",
+        "digests",
         "sizes",
         "untrusted",
         "words",
@@ -27,7 +28,7 @@ LAYERS = [
     {"floats", "gram", "rolling", "nulls", "matrix", "lowrank", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
-    {"executor", "cluster", "audit", "batches", "comparison", "freshness"},
+    {"executor", "cluster", "processes", "audit", "batches", "comparison", "freshness"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export", "explain"},
     {"compute", "preview", "inspection"},
     {"demo", "derived"},
@@ -62,6 +63,7 @@ NEIGHBOURS = {
     ("preview", "inspection"),
     ("recipes", "tables"),
     ("cluster", "executor"),
+    ("processes", "executor"),
     ("comparison", "audit"),
 }
 

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from sedarchive.compute.inference.lead_rows import refresh_lead_laws
-from sedarchive.compute.inference.phases import refresh_phases
+from sedarchive.compute.inference.phases import keyed_phases, phase_stages, wanted_phases
+from sedarchive.compute.stages import run_stages
 from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.inference.eventstudy import find_collapse
 from sedarchive.inference.leads import lead_law
 from sedarchive.inference.phases import find_phases
+from sedarchive.processes import RowMaker
 
 SIZE, SPACING, N_CHECKPOINTS = 5, 100, 91
 N_WINDOWS = N_CHECKPOINTS - SIZE
@@ -65,7 +67,10 @@ def plant(database, run="one", key="k1", rank=2, loss="val_loss", grok_at=6000, 
 
 
 def refreshed(turns, run="one", sizes=(SIZE,)):
-    return refresh_phases(run, sizes, turns, Executor())
+    """Bring phases and events up to date; return how many pairs of scope and size were not."""
+    outstanding = keyed_phases(run).outstanding(turns.database, wanted_phases(turns.database, run, sizes))
+    run_stages(phase_stages(run, sizes, turns), RowMaker(Executor(), 0), turns)
+    return len(outstanding.keys)
 
 
 def ask(turns, sql, *parameters):

@@ -6,12 +6,12 @@ import numpy as np
 import oracles
 import pytest
 
-from sedarchive.compute.logged import Logged
 from sedarchive.compute.rolling.window_rows import adiabatic_columns, noise_columns, turning_columns
 from sedarchive.gram import Gram
 from sedarchive.nulls.leaders import draw_cosines
 from sedarchive.nulls.noise import noise_levels, noise_overlaps, overlap_dimension
 from sedarchive.rolling.edge import edge_scalars
+from sedarchive.rolling.logged import Logged
 from sedarchive.rolling.schedule import Schedule
 from sedarchive.rolling.turning import turning
 from sedarchive.rolling.windows import window_series

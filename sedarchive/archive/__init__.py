@@ -19,10 +19,10 @@ from sedarchive.archive.commits import RUN_RECORD, read_run_record
 from sedarchive.archive.lock import writer_lock
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import RESERVED
-from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.run import RunArchive
 from sedarchive.archive.store import CheckedStore, open_store
 from sedarchive.archive.writer import RunWriter
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import (
     ArchiveError,
     ArchiveNotFoundError,

@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sedarchive.archive.records import canonical_digest, read_sealed, sealed_content
+from sedarchive.archive.records import read_sealed, sealed_content
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.history import DTYPES, MOST_ELEMENTS, TensorSpec
 from sedarchive.plan.grid import ChunkGrid

@@ -10,12 +10,6 @@ from typing import Any
 
 from sedarchive.errors import DamagedArchiveError, SedarchiveError
 
-
-def canonical_digest(content: Any) -> str:
-    """SHA-256 of the JSON form with sorted keys and no spaces."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 _SEAL = b', "record_digest": "%s"}\n'
 _SEAL_BYTES = len(_SEAL % (b"0" * 64))
 

@@ -29,8 +29,9 @@ from sedarchive.archive.commits import (
 )
 from sedarchive.archive.names import stored_name
 from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
-from sedarchive.archive.records import canonical_digest, sealed_content
+from sedarchive.archive.records import sealed_content
 from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchiveError, UnknownNameError
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec

@@ -11,7 +11,6 @@ import numpy as np
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.archive.damage import KnownDamage, known_damage
-from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import Evidence, digest_evidence, duplicate_evidence, merged, runs_alike, tracks_of
 from sedarchive.audit.motion import motion_of
 from sedarchive.audit.numbers import (
@@ -25,6 +24,7 @@ from sedarchive.audit.numbers import (
 from sedarchive.comparison import digests_of
 from sedarchive.compute.catalog import UNREADABLE, UNREADABLE_SPECTRA, standing_evidence
 from sedarchive.compute.requests import Layout, recorded_layout
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import ArchiveError, DatabaseError
 from sedarchive.gram import Gram
 from sedarchive.history import Finding

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sedarchive import __version__
-from sedarchive.archive.records import canonical_digest
 from sedarchive.audit import merged
 from sedarchive.audit.evidence import Evidence, evidence_text, read_evidence
 from sedarchive.compute.requests import run_facts
 from sedarchive.compute.rolling.decayed import decayed_tensors
+from sedarchive.digests import canonical_digest
 from sedarchive.history import Finding, Metric
 from sedarchive.logs import coverage_findings
 from sedarchive.sweeps.anatomy import Anatomy

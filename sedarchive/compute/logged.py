@@ -1,43 +1,14 @@
 """Learning rate, weight decay and validation loss of a run at its checkpoints, from its logs and settings."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.requests import run_facts
 from sedarchive.history import Metric
+from sedarchive.rolling.logged import Logged
 from sedarchive.rolling.schedule import Schedule
 from sedarchive.sweeps.anatomy import Anatomy
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Logged:
-    """What the windows of a run of T checkpoints need of its logs; NaN where nothing says it."""
-
-    lr: Floats
-    """Learning rate at each checkpoint (T,)."""
-    lr_sum: Floats
-    """Its sum over the steps of each interval (T - 1,)."""
-    weight_decay: Floats
-    """Weight decay in each interval (T - 1,)."""
-    val_loss: Floats
-    """Validation loss at each checkpoint (T,)."""
-
-    @property
-    def decay_sum(self) -> Floats:
-        """Learning rate times weight decay, summed over the steps of each interval (T - 1,)."""
-        return self.lr_sum * self.weight_decay
-
-    @property
-    def key(self) -> str:
-        """Hash of all of them."""
-        parts = (self.lr, self.lr_sum, self.weight_decay, self.val_loss)
-        return canonical_digest([values.tobytes().hex() for values in parts])[:16]
 
 
 def logged_of(anatomy: Anatomy, info: Mapping[str, str]) -> Logged:

@@ -17,7 +17,7 @@ from sedarchive.cluster import sweep_executor
 from sedarchive.compute.audits import Audit, across_runs, findings_of
 from sedarchive.compute.catalog import CATALOG, UNREADABLE, UNREADABLE_SPECTRA, Audited, audit_rows, write_catalog
 from sedarchive.compute.couplings.edge_couplings import record_presets
-from sedarchive.compute.inference.inference import InferenceSource, drop_stale_inference, refresh_inference
+from sedarchive.compute.inference.inference import InferenceSource, drop_stale_inference, inference_stages
 from sedarchive.compute.inference.lead_rows import refresh_lead_laws
 from sedarchive.compute.inference.phases import PHASE_TABLES
 from sedarchive.compute.lifecycle.importance_rows import refresh_importance
@@ -30,15 +30,17 @@ from sedarchive.compute.matrix.spectra_rows import refresh_spectra
 from sedarchive.compute.options import ComputeOptions, RunComputed
 from sedarchive.compute.plans import RunPlan, anatomies_of, plan_compute, plan_runs, with_recorded
 from sedarchive.compute.requests import Requests, record_requests
-from sedarchive.compute.rolling.drift_rows import TABLES as DRIFT_TABLES
-from sedarchive.compute.rolling.drift_rows import refresh_drift
+from sedarchive.compute.rolling.drift import TABLES as DRIFT_TABLES
+from sedarchive.compute.rolling.drift import drift_stages
 from sedarchive.compute.rolling.projection_rows import ProjectionRequest, refresh_projections
-from sedarchive.compute.rolling.windows import TABLES, WindowSource, refresh_windows
+from sedarchive.compute.rolling.windows import TABLES, WindowRefresh, WindowSource
+from sedarchive.compute.stages import run_stages
 from sedarchive.compute.turns import Turns
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
 from sedarchive.leaves import resolve_scopes, scope_names
+from sedarchive.processes import RowMaker, row_maker
 from sedarchive.sweeps.anatomy import Anatomy, check_some_have
 from sedarchive.sweeps.gram_sweep import GramOutcome, sweep_gram
 from sedarchive.sweeps.spectra_sweep import SpectraOptions
@@ -88,8 +90,11 @@ def compute(
         reads_weights = any(plan.reads_weights for plan in plans)
         if reads_weights:
             turns.end()
-        with sweep_executor(options.cluster if reads_weights else None, options.executor) as sweeps:
-            job = _Job(store, turns, options, requests, progress, sweeps, across_runs(runs))
+        with (
+            sweep_executor(options.cluster if reads_weights else None, options.executor) as sweeps,
+            row_maker(options.row_maker, options.max_mem) as rows,
+        ):
+            job = _Job(store, turns, options, requests, progress, sweeps, rows, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
         refresh_lead_laws(turns.database)
         refresh_scaling(turns.database)
@@ -155,7 +160,9 @@ class _Job:
     requests: Requests
     progress: Progress
     sweeps: Executor
-    """Runs the sweeps; what else there is runs in this process."""
+    """Runs the sweeps."""
+    rows: RowMaker
+    """Runs what follows from windows."""
     across: Mapping[str, Sequence[Finding]]
     """What the runs have in common, by run."""
 
@@ -215,13 +222,14 @@ class _Job:
         logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
         windows = WindowSource(parts, stored, audit, logged)
         held = [scope for scope in scopes.values() if scope.leaves]
-        how = (self.turns, self.options.row_maker, self.progress)
-        report.window_sets = refresh_windows(windows, held, sizes, *how)
-        refresh_drift(windows, held, *how)
+        refresh = WindowRefresh.of(windows, held, sizes, self.turns, self.progress)
+        stages = [*refresh.stages(), *drift_stages(windows, held, self.turns, self.progress)]
+        run_stages(stages, self.rows, self.turns)
+        report.window_sets = refresh.n_sets
         asked = tuple(size for size, with_null in sizes.items() if with_null)
         source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)
         if self.options.inference:
-            refresh_inference(source, self.turns, self.options.row_maker)
+            run_stages(inference_stages(source, self.turns), self.rows, self.turns)
         else:
             drop_stale_inference(source, self.turns.database)
         return audit

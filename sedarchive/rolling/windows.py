@@ -82,6 +82,16 @@ class WindowSeries(EdgeScalars, Directions, EnergyMotion, ModeShares):
 
 
 @dataclass(frozen=True)
+class UpdateCounts:
+    """Counts of a scope, each (T,): index t is the checkpoint, or the update that ends there."""
+
+    zeros: NDArray[np.float64]
+    rounding: NDArray[np.float64]
+    nonfinite: NDArray[np.float64]
+    largest: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class UpdateSeries:
     """Every update of one scope, in order (n_updates,)."""
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from sedarchive.archive import RunArchive
 from sedarchive.archive.manifest import sealed_chunks, write_manifest
 from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
-from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import (
     ArraySpec,
     CheckedStore,
@@ -28,10 +27,12 @@ from sedarchive.archive.store import (
     remove_arrays,
     write_region,
 )
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import DamagedArchiveError
 from sedarchive.gram import Gram, GramSums
 from sedarchive.leaves import Leaf, Scope
 from sedarchive.plan.tasks import DEFAULT_BAND, FULL_GRAM_LIMIT
+from sedarchive.rolling.windows import UpdateCounts
 from sedarchive.sizes import MIB
 from sedarchive.sweeps.anatomy import Anatomy
 
@@ -70,16 +71,6 @@ def _part_key(leaf: Leaf) -> list[Any] | None:
         return made or None
     row = [] if part.row is None else [part.row]
     return [part.axis, part.period, part.start, part.stop, *row, *made]
-
-
-@dataclass(frozen=True)
-class UpdateCounts:
-    """Counts of a scope, each (T,): index t is the checkpoint, or the update that ends there."""
-
-    zeros: NDArray[np.float64]
-    rounding: NDArray[np.float64]
-    nonfinite: NDArray[np.float64]
-    largest: NDArray[np.float64]
 
 
 class LeafArray:

@@ -1,26 +1,26 @@
-"""What couplings are computed from: columns of the window tables and the logged losses, as they stand."""
+"""Reads what couplings are computed from, as it stands in the tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
+from sedarchive.compute.couplings.coupling_features import (
+    EXTRA,
+    FEATURES,
+    RATIOS,
+    WINDOW_FEATURES,
+    CouplingInputs,
+    SizeTable,
+)
 from sedarchive.compute.rolling.window_tables import window_keys
+from sedarchive.digests import canonical_digest
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.inference.surrogates import DRAWS
 from sedarchive.tables import Database
 
 Floats = NDArray[np.float64]
-
-WINDOW_FEATURES = ("edge_ratio", "gap", "drift_speed", "pc1_share")
-"""Columns of windows that are compared with the losses."""
-RATIOS = 4
-"""Of the ratios sigma_k / sigma_(k+1), as many are features: ratio_1, ratio_2, ..."""
-FEATURES = (*WINDOW_FEATURES, *(f"ratio_{k}" for k in range(1, RATIOS + 1)))
-EXTRA = "k95"
-"""Goes with the edge ratio into the share of variance that both explain."""
 
 _WINDOWS = (
     f"SELECT list_position(?, scope) - 1 AS row, step, {', '.join((*WINDOW_FEATURES, EXTRA))}, "
@@ -46,27 +46,6 @@ LOG_HASHES = (
     "WHERE run = ? AND (name LIKE '%loss%' OR name = 'lr') GROUP BY name ORDER BY name"
 )
 """Hashes of a run's logged losses and learning rate."""
-
-
-@dataclass(frozen=True)
-class SizeTable:
-    """All windows of one size."""
-
-    size: int
-    features: dict[str, Floats]
-    """Feature -> (n_scopes, T - W), NaN where it has no value; EXTRA among them."""
-    irregular: NDArray[np.bool_]
-    """Whether some window of a scope has unequally spaced checkpoints (n_scopes,)."""
-
-
-@dataclass(frozen=True)
-class CouplingInputs:
-    """Everything that one run's couplings follow from."""
-
-    scopes: tuple[str, ...]
-    sizes: tuple[SizeTable, ...]
-    metrics: dict[str, RunMetric]
-    """Loss -> its values at the places of the run."""
 
 
 def read_inputs(
@@ -125,9 +104,3 @@ def _logged(database: Database, run: str, name: str) -> tuple[Floats, Floats]:
     rows = database.rows(_LOGGED, [run, name]).rows
     pairs = np.array(rows, dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def stacked(table: SizeTable) -> Floats:
-    """Features of all scopes, one series a row, the features of a scope together (n_scopes * n_features, T - W)."""
-    blocks = np.stack([table.features[name] for name in FEATURES], axis=1)
-    return blocks.reshape(-1, blocks.shape[2])

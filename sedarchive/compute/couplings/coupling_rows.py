@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.couplings.coupling_inputs import FEATURES
+from sedarchive.compute.couplings.coupling_features import FEATURES
 from sedarchive.inference.correlation import FEWEST_EFFECTIVE, correlation_p, fisher_interval, peak_interval
 from sedarchive.inference.coupling import Variant
 from sedarchive.inference.granger import Granger

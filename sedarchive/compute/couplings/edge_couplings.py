@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.couplings.coupling_inputs import input_keys, read_inputs
 from sedarchive.compute.couplings.edge_inputs import EdgeSeries, read_edges
 from sedarchive.compute.couplings.group_couplings import MEASURES as GROUP_MEASURES
@@ -18,6 +17,7 @@ from sedarchive.compute.couplings.preset_rows import follows, preset_rows
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
 from sedarchive.compute.row_columns import Row, columns_of
 from sedarchive.compute.turns import Turns
+from sedarchive.digests import canonical_digest
 from sedarchive.inference.coupling import RunMetric
 from sedarchive.inference.surrogates import DRAWS
 from sedarchive.presets import PRESETS

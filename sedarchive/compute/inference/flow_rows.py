@@ -1,10 +1,12 @@
 """Rows of ``fits`` that follow from the windows of one scope and size: flow of the gap, feedback, gap maximality."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sedarchive.compute.rolling.standing import StandingWindows
 from sedarchive.compute.row_columns import Row
 from sedarchive.inference.feedback import MIN_POINTS, Correlations, correlations, lagged, paired_correlations
 from sedarchive.inference.gapflow import GapFlow, RandomHistory, gap_flow, gap_series, gap_times, walk_gaps
@@ -43,6 +45,16 @@ class GapWindows:
 def has_flow_null(scope: str) -> bool:
     """Whether the null of the gap's flow is sampled: not for a single layer, role or tensor, which are many."""
     return ":" not in scope
+
+
+def fit_rows(val_loss: Mapping[int, float], standing: StandingWindows, with_null: bool) -> list[Row]:
+    """All fits of the windows of one scope and size; ``val_loss`` by step, NaN where unknown."""
+    step = standing.windows["step"]
+    windows = GapWindows(step, standing.sigmas["sigma"], standing.windows["signal_rank"])
+    flows = flow_rows(windows, RandomHistory(standing.norms, standing.p_eff), with_null)
+    loss = np.array([val_loss[at] for at in step.tolist()])
+    rows = flows + other_rows(windows, standing.sigmas["overlap_previous"], loss)
+    return [{"scope": standing.scope, "window_size": standing.size} | row for row in rows]
 
 
 def flow_rows(windows: GapWindows, history: RandomHistory, with_null: bool) -> list[Row]:

@@ -3,22 +3,24 @@
 It reads tables alone, and takes far longer than the windows that it follows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.compute.couplings.couplings import keyed_couplings, refresh_couplings, wanted_couplings
+from sedarchive.compute.couplings.couplings import coupling_stages, keyed_couplings, wanted_couplings
 from sedarchive.compute.couplings.edge_couplings import (
     keyed_edge_couplings,
     refresh_edge_couplings,
     wanted_edge_couplings,
 )
-from sedarchive.compute.inference.fits import keyed_fits, refresh_fits, wanted_fits
-from sedarchive.compute.inference.phases import keyed_phases, refresh_phases, wanted_phases
-from sedarchive.compute.rolling.momentum_rows import keyed_momentum, refresh_momentum, wanted_momentum
+from sedarchive.compute.inference.fits import fit_stages, keyed_fits, wanted_fits
+from sedarchive.compute.inference.phases import keyed_phases, phase_stages, wanted_phases
+from sedarchive.compute.rolling.momentum_rows import keyed_momentum, momentum_stages, wanted_momentum
+from sedarchive.compute.stages import Stage
 from sedarchive.compute.turns import Turns
-from sedarchive.executor import Executor
 from sedarchive.tables import Database
 
 
@@ -42,14 +44,21 @@ class InferenceSource:
         return [size for size in sorted(self.sizes) if size < len(self.steps)]
 
 
-def refresh_inference(source: InferenceSource, turns: Turns, executor: Executor) -> None:
-    """Derive what is missing or stale."""
+def inference_stages(source: InferenceSource, turns: Turns) -> list[Stage[Any]]:
+    """Stages that derive what is missing or stale."""
     val_loss = dict(zip(source.steps, source.val_loss.tolist(), strict=True))
-    refresh_fits(source.run, val_loss, source.sizes, turns, executor)
-    refresh_phases(source.run, source.sizes, turns, executor)
-    refresh_couplings(source.run, source.steps, source.sizes, turns, executor)
-    refresh_momentum(source.run, source.sizes, turns, executor)
-    refresh_edge_couplings(source.run, source.steps, source.reached, source.presets, turns)
+
+    def write_edge_couplings(_: Iterator[None]) -> None:
+        refresh_edge_couplings(source.run, source.steps, source.reached, source.presets, turns)
+
+    return [
+        *phase_stages(source.run, source.sizes, turns),
+        # by phase, so once the phases stand: made here while other processes are at the stages below
+        Stage((), 0, write_edge_couplings, 0),
+        *coupling_stages(source.run, source.steps, source.sizes, turns),
+        *fit_stages(source.run, val_loss, source.sizes, turns),
+        *momentum_stages(source.run, source.sizes, turns),
+    ]
 
 
 def drop_stale_inference(source: InferenceSource, database: Database) -> None:

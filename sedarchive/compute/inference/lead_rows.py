@@ -6,9 +6,9 @@ from itertools import groupby
 
 import numpy as np
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.row_columns import Row, columns_of
+from sedarchive.digests import canonical_digest
 from sedarchive.inference.leads import DRAWS, LeadLaw, Line, lead_law
 from sedarchive.tables import Database
 

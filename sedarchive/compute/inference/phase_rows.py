@@ -67,6 +67,12 @@ class WindowedScope:
         return sorted({*leading, self.modal_rank} - {0})
 
 
+def rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
+    """Rows of ``phases`` and of ``events``, with scope and size."""
+    named: Row = {"scope": windows.scope, "window_size": windows.size}
+    return [named | row for row in phase_rows(windows)], [named | row for row in event_rows(windows)]
+
+
 def phase_rows(windows: WindowedScope) -> list[Row]:
     """Rows of ``phases``: three phases by three methods at each k that is followed."""
     noise = _noise_of(windows)

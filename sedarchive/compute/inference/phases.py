@@ -1,27 +1,29 @@
 """Brings ``phases`` and ``events`` of a run up to date, from the tables of windows and metrics alone."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.inference.phase_rows import (
     NULL_WALKS,
     LogSeries,
     WindowedScope,
-    event_rows,
     grok_rows,
-    phase_rows,
+    rows_of_pair,
 )
 from sedarchive.compute.keyed import WHOLE, KeyedRows, Outstanding, Owned, Pair
-from sedarchive.compute.rolling.window_tables import StandingWindows, read_windows, window_keys
+from sedarchive.compute.rolling.standing import StandingWindows
+from sedarchive.compute.rolling.window_tables import read_windows, window_keys
 from sedarchive.compute.row_columns import Row, columns_of
+from sedarchive.compute.stages import Stage
 from sedarchive.compute.turns import Turns
-from sedarchive.executor import Executor
+from sedarchive.digests import canonical_digest
 from sedarchive.tables import Database
 
 ALGORITHM = "phases-5"
@@ -50,8 +52,8 @@ def wanted_phases(database: Database, run: str, sizes: Collection[int]) -> dict[
     return _wanted(database, run, sizes, _Logs.read(database, run))
 
 
-def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Executor) -> int:
-    """Derive the phases and events of a run that are missing or stale; return how many (scope, size) pairs were.
+def phase_stages(run: str, sizes: Collection[int], turns: Turns) -> list[Stage[Any]]:
+    """Stages that derive the phases and events of a run that are missing or stale; none if all stand.
 
     ``sizes`` are the window sizes that were asked for, whose null is in the tables.
     """
@@ -60,15 +62,18 @@ def refresh_phases(run: str, sizes: Collection[int], turns: Turns, executor: Exe
     logs = _Logs.read(turns.database, run)
     work = keyed.outstanding(turns.database, _wanted(turns.database, run, sizes, logs))
     if not work:
-        return 0
+        return []
     windows = _in_order_of_work(_read(turns.database, run, work, logs))
-    turns.end()
-    phases, events = _merged(executor.map(_rows_of_pair, windows))
-    if WHOLE in work.keys:
-        events += grok_rows(logs.accuracy)
-    rows = {"phases": [columns_of(phases, _PHASE_COLUMNS)], "events": [columns_of(events, _EVENT_COLUMNS)]}
-    keyed.write(turns.database, work, rows, started)
-    return len(work.keys)
+
+    def write(found: Iterator[tuple[list[Row], list[Row]]]) -> None:
+        phases, events = _merged(found)
+        if WHOLE in work.keys:
+            events += grok_rows(logs.accuracy)
+        rows = {"phases": [columns_of(phases, _PHASE_COLUMNS)], "events": [columns_of(events, _EVENT_COLUMNS)]}
+        keyed.write(turns.database, work, rows, started)
+
+    tasks = [partial(rows_of_pair, one) for one in windows]
+    return [Stage(tasks, len(tasks), write, sum(len(one.step) for one in windows))]
 
 
 @dataclass(frozen=True)
@@ -122,11 +127,6 @@ def _in_order_of_work(windows: list[WindowedScope]) -> list[WindowedScope]:
     sizes = sorted({one.size for one in windows}, reverse=True)
     turn = {size: rank // 2 for rank, size in enumerate(sizes)}
     return sorted(windows, key=lambda one: (turn[one.size], one.scope, -one.size))
-
-
-def _rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
-    named: Row = {"scope": windows.scope, "window_size": windows.size}
-    return [named | row for row in phase_rows(windows)], [named | row for row in event_rows(windows)]
 
 
 def _merged(found: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:

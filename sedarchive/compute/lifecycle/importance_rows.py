@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.lifecycle.lifecycle_rows import METRICS, rank_row
 from sedarchive.compute.row_columns import Row, columns_of
+from sedarchive.digests import canonical_digest
 from sedarchive.lifecycle.importance import rank_correlation
 from sedarchive.lifecycle.pruning import protected_ends
 from sedarchive.tables import Database

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.couplings.coupling_inputs import LOG_HASHES
 from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.lifecycle.agreement_rows import FIT as AGREEMENT
@@ -27,6 +26,7 @@ from sedarchive.compute.lifecycle.timescale_rows import timescale_rows
 from sedarchive.compute.lifecycle.trend_rows import trend_rows
 from sedarchive.compute.rolling.window_rows import Columns, concatenated
 from sedarchive.compute.row_columns import Row, columns_of
+from sedarchive.digests import canonical_digest
 from sedarchive.tables import Database
 
 ALGORITHM = "lifecycle-3"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import WHOLE, KeyedRows
 from sedarchive.compute.row_columns import Row, columns_of
+from sedarchive.digests import canonical_digest
 from sedarchive.lifecycle.scaling import scaling_law, spread_null
 from sedarchive.tables import Database
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.matrix.matrix_rows import ADVISED_TAIL, Columns, summary_of
 from sedarchive.compute.matrix.spectra_rows import MatrixAt, by_tensor, content_of, part_key, wanted_at
 from sedarchive.compute.turns import Turns
+from sedarchive.digests import canonical_digest
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
 from sedarchive.matrix.aspect import MOST_PARTS, Cut, PartsMetric, parts_metrics

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.matrix.matrix_rows import (
     DRAWN_NUMBERS,
     FEWEST_DRAWS,
@@ -13,6 +12,7 @@ from sedarchive.compute.matrix.matrix_rows import (
     null_columns,
 )
 from sedarchive.compute.turns import Turns
+from sedarchive.digests import canonical_digest
 from sedarchive.executor import Executor
 
 ALGORITHM = "matrix-nulls-1"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import ChunkReads
 from sedarchive.compute.turns import Turns
+from sedarchive.digests import canonical_digest
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Leaf
 from sedarchive.sweeps.anatomy import Anatomy

@@ -1,24 +1,15 @@
-"""Drift and its principal components into their tables, from stored Gram matrices alone."""
+"""Rows of ``drift`` and ``components`` for one scope, from its Gram matrix: pure arrays to columns."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
-from sedarchive.audit import Evidence
-from sedarchive.compute.keyed import KeyedRows, Owned, Pair
-from sedarchive.compute.rolling.window_rows import Columns, ScopeHistory, concatenated, scope_history
-from sedarchive.compute.rolling.windows import WindowSource
-from sedarchive.compute.turns import Turns
-from sedarchive.executor import Executor, Progress
+from sedarchive.compute.rolling.window_rows import Columns, ScopeHistory, concatenated
 from sedarchive.gram import Gram
-from sedarchive.leaves import Scope
 from sedarchive.nulls.bands import dimension_is_estimated, effective_dimension
-from sedarchive.nulls.drifts import DRAWS, SEED, ShareNull, share_nulls
+from sedarchive.nulls.drifts import ShareNull, share_nulls
 from sedarchive.rolling.drift import (
     BACKBONE_KINDS,
     KINDS,
@@ -31,64 +22,19 @@ from sedarchive.rolling.drift import (
     displacements,
 )
 
-ALGORITHM = "drift-1"
-TABLES = ("drift", "components")
-_SHORT = 8
-"""Scopes that take less than a second, for which the database stays open."""
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def refresh_drift(
-    source: WindowSource, scopes: Sequence[Scope], turns: Turns, executor: Executor, progress: Progress
-) -> int:
-    """Bring a run's rows of ``drift`` and ``components`` up to date; return the number of scopes made.
-
-    Raises
-    ------
-    ArchiveError
-        If a stored Gram matrix cannot be read.
-    """
-    started = datetime.now(UTC)
-    run = source.anatomy.run.name
-    keyed = KeyedRows(run, "drift", ALGORITHM, tuple(Owned(table, by=("scope",)) for table in TABLES))
-    work = keyed.outstanding(turns.database, {_pair(scope): _key(source, scope) for scope in scopes})
-    if not work:
-        return 0
-    todo = [scope for scope in scopes if _pair(scope) in work.keys]
-    if len(todo) > _SHORT:
-        turns.end()
-    evidence = source.audit.evidence if todo else ()
-    parts: list[dict[str, Columns]] = []
-    for batch in source.stored.in_batches(todo):
-        for found in executor.map(partial(_scope_rows, source, evidence), batch):
-            parts.append(found)
-            progress(f"drift {run}", len(parts), len(todo))
-    rows = {table: [concatenated([part[table] for part in parts])] for table in TABLES}
-    keyed.write(turns.database, work, rows, started, source.stored.key)
-    return len(work.keys)
-
-
-def _pair(scope: Scope) -> Pair:
-    return scope.name, None
-
-
-def _key(source: WindowSource, scope: Scope) -> str:
-    """Hash of everything that the rows of a scope follow from."""
-    leaves = [leaf.name for leaf in scope.leaves]
-    return canonical_digest([ALGORITHM, DRAWS, SEED, source.stored.key, leaves])[:16]
-
-
-def _scope_rows(source: WindowSource, evidence: Sequence[Evidence], job: tuple[Scope, Gram]) -> dict[str, Columns]:
-    scope, gram = job
-    history = scope_history(source.anatomy, scope, evidence, source.logged)
+def scope_rows(name: str, gram: Gram, history: ScopeHistory) -> dict[str, Columns]:
+    """Rows of both tables for the scope of that name."""
     if gram.bandwidth < gram.n_updates - 1:
         found = _banded(history)
     else:
         moved = displacements(gram.updates(0, gram.n_updates))
         found = _ScopeDrift(gram, moved, history).rows()
-    return {table: {"scope": np.full(len(columns["kind"]), scope.name), **columns} for table, columns in found.items()}
+    return {table: {"scope": np.full(len(columns["kind"]), name), **columns} for table, columns in found.items()}
 
 
 def _banded(history: ScopeHistory) -> dict[str, Columns]:

@@ -1,17 +1,18 @@
 """The null that keeps the lag-1 correlation of updates, beside windows that stand in the tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import KeyedRows, Pair
+from sedarchive.compute.stages import Stage
 from sedarchive.compute.turns import Turns
-from sedarchive.executor import Executor
+from sedarchive.digests import canonical_digest
 from sedarchive.nulls.momentum import DRAWS, SEED, MomentumBands, momentum_bands
 from sedarchive.tables import Database
 
@@ -41,9 +42,6 @@ class _Standing:
     edge_ratio: NDArray[np.float64]
     p_eff: float
 
-    def bands(self) -> MomentumBands:
-        return momentum_bands(self.norms, self.cosines, self.edge_ratio, self.p_eff)
-
 
 def keyed_momentum(run: str) -> KeyedRows:
     """Windows of one run that have this null; it stands in columns of their own rows."""
@@ -58,26 +56,28 @@ def wanted_momentum(database: Database, run: str, sizes: Sequence[int]) -> dict[
     }
 
 
-def refresh_momentum(run: str, sizes: Sequence[int], turns: Turns, executor: Executor) -> int:
-    """Draw the null of the windows of the asked sizes whose own null is missing or stale.
+def momentum_stages(run: str, sizes: Sequence[int], turns: Turns) -> list[Stage[Any]]:
+    """Stages that draw the null of the windows of the asked sizes whose own null is missing or stale.
 
-    Scopes of one layer, role or tensor, which are many, have none. Returns the number of (scope, size) pairs.
+    Scopes of one layer, role or tensor, which are many, have none.
     """
     started = datetime.now(UTC)
     keyed = keyed_momentum(run)
     work = keyed.outstanding(turns.database, wanted_momentum(turns.database, run, sizes))
     if not work:
-        return 0
+        return []
     standing = [_read(turns.database, run, *pair) for pair in sorted(work.pairs)]
-    turns.end()
-    found = list(executor.map(_Standing.bands, standing))
-    for one, bands in zip(standing, found, strict=True):
-        if len(one.step):
-            where = {"run": run, "scope": one.scope, "window_size": one.size}
-            values = dict(zip(_COLUMNS, (bands.median, bands.high, bands.p), strict=True))
-            turns.database.update("windows", where, ["step"], {"step": one.step, **values})
-    keyed.write(turns.database, work, {}, started)  # last: what is recorded stands
-    return len(work.keys)
+
+    def write(found: Iterator[MomentumBands]) -> None:
+        for one, bands in zip(standing, found, strict=True):
+            if len(one.step):
+                where = {"run": run, "scope": one.scope, "window_size": one.size}
+                values = dict(zip(_COLUMNS, (bands.median, bands.high, bands.p), strict=True))
+                turns.database.update("windows", where, ["step"], {"step": one.step, **values})
+        keyed.write(turns.database, work, {}, started)  # last: what is recorded stands
+
+    tasks = [partial(momentum_bands, one.norms, one.cosines, one.edge_ratio, one.p_eff) for one in standing]
+    return [Stage(tasks, len(tasks), write, sum(len(one.step) for one in standing))]
 
 
 def _read(database: Database, run: str, scope: str, size: int) -> _Standing:

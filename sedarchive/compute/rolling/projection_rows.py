@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.archive.records import canonical_digest
 from sedarchive.compute.keyed import KeyedRows, Owned, Pair
 from sedarchive.compute.rolling.window_rows import Columns, concatenated
 from sedarchive.compute.turns import Turns
+from sedarchive.digests import canonical_digest
 from sedarchive.executor import Executor, Progress
 from sedarchive.leaves import Scope
 from sedarchive.rolling.projection import QUANTITIES, Reference

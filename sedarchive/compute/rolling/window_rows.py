@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.audit import Evidence, marked
-from sedarchive.compute.logged import Logged
-from sedarchive.leaves import Scope
 from sedarchive.nulls.bands import NullBands
 from sedarchive.nulls.noise import NoiseOverlaps, noise_levels
+from sedarchive.rolling.logged import Logged
 from sedarchive.rolling.turning import turning
 from sedarchive.rolling.windows import UpdateSeries, WindowSeries
-from sedarchive.sweeps.anatomy import Anatomy
 
 Columns = dict[str, NDArray[Any]]
 _FLOATS = (
@@ -87,24 +84,6 @@ def unknown_bands(n_windows: int, size: int) -> NullBands:
     """Return the bands of windows whose null was not asked for: NaN, which becomes NULL."""
     shapes = {"sigma_null": (size,), "ratio_null_low": (size - 1,), "ratio_null_high": (size - 1,)}
     return NullBands(**{one.name: np.full((n_windows, *shapes.get(one.name, ())), np.nan) for one in fields(NullBands)})
-
-
-def scope_history(anatomy: Anatomy, scope: Scope, audit: Sequence[Evidence], logged: Logged) -> ScopeHistory:
-    """Steps, logs, absences, dtype borders of a scope, and its checkpoints that the audit has marked."""
-    n_steps = len(anatomy.run.commits)
-    absent, border = np.zeros(n_steps, dtype=bool), np.zeros(max(n_steps - 1, 0), dtype=bool)
-    for name in dict.fromkeys(source for leaf in scope.leaves for source in leaf.sources):
-        tensor = anatomy.tensors[name]
-        absent |= ~np.isin(np.arange(n_steps), tensor.positions)
-        if len(tensor.arrays) > 1:
-            stored = [commit.tensors.get(tensor.tensor) for commit in anatomy.run.commits]
-            known = anatomy.run.arrays
-            dtypes = np.array([known[entry.array].spec.dtype if entry else "" for entry in stored])
-            border |= dtypes[1:] != dtypes[:-1]
-    tensors = frozenset(anatomy.tensors[source].tensor for leaf in scope.leaves for source in leaf.sources)
-    duplicate, suspect = marked(audit, "duplicate", tensors, n_steps), marked(audit, "suspect", tensors, n_steps)
-    steps = np.array(anatomy.run.steps, dtype=np.int64)
-    return ScopeHistory(steps, absent, border, duplicate, suspect, logged, scope.n_elements, scope.incomplete)
 
 
 def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:

@@ -1,35 +1,16 @@
-"""Windows as they stand in the tables: what nulls, fits, phases and couplings follow from."""
+"""Reads windows as they stand in the tables."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.keyed import ScopeSize
+from sedarchive.compute.rolling.standing import StandingWindows
 from sedarchive.tables import Database
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class StandingWindows:
-    """The n windows of one scope and size, in order of time."""
-
-    scope: str
-    size: int
-    norms: Floats
-    """Norms of all updates of the scope (n_updates,)."""
-    windows: dict[str, NDArray[Any]]
-    """Columns of ``windows`` (n,), NaN where unknown."""
-    sigmas: dict[str, Floats]
-    """Columns of ``window_sigmas`` (n, W), NaN where unknown."""
-
-    @property
-    def p_eff(self) -> float:
-        """Effective dimension of the scope's updates, of which there is a column."""
-        return float(self.windows["p_eff"][0])
 
 
 def window_keys(database: Database, run: str) -> dict[ScopeSize, str]:

@@ -1,0 +1,46 @@
+"""Stages of a refresh: tasks that make rows, and what is done with the rows.
+
+Stages that do not follow from each other run as one list of tasks, so that no worker waits while rows are written.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, Generic, TypeVar
+
+from sedarchive.compute.turns import Turns
+from sedarchive.processes import RowMaker
+
+Result = TypeVar("Result")
+
+_SHORT = 1_000
+"""Windows that take less than a second, for which the database stays open."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Result]):
+    """One part of a refresh."""
+
+    tasks: Iterable[Callable[[], Result]]
+    """Each makes some rows. They may be made while others run, and are pickled where processes run them: what they
+    import takes time in each process, so that they live in modules without archive and database."""
+    n_tasks: int
+    write: Callable[[Iterator[Result]], None]
+    """Takes the results, in the order of the tasks, as they come."""
+    windows: int
+    """Windows that all tasks together look at."""
+
+
+def run_stages(stages: Sequence[Stage[Any]], maker: RowMaker, turns: Turns) -> None:
+    """Run the tasks of all stages, and write the rows of each when they are there."""
+    windows = sum(stage.windows for stage in stages)
+    end_turn = turns.end if windows > _SHORT else _keep_turn
+    end_turn()
+    results = maker.run(chain.from_iterable(stage.tasks for stage in stages), windows)
+    for stage in stages:
+        stage.write(islice(results, stage.n_tasks))
+        end_turn()
+
+
+def _keep_turn() -> None:
+    """Leave the database open."""

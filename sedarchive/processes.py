@@ -1,0 +1,103 @@
+"""Processes beside this one, for tasks that are many small numpy calls: two threads of those do no more than one.
+
+loky starts each as a new interpreter that imports what its tasks name, and never the user's main module again. Tasks
+and results are pickled: only what ends in rows is sent here. Only this module uses loky.
+"""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sedarchive.errors import WorkerError
+from sedarchive.executor import Executor, in_order
+from sedarchive.sizes import MIB
+
+Result = TypeVar("Result")
+
+WORTH_WINDOWS = 10_000
+"""Windows of which the rows take so long, some ten seconds, that processes are worth the second that they start in."""
+PROCESS_MEMORY = 256 * MIB
+"""What a process takes at most, for itself and its task."""
+_AHEAD = 32
+"""Tasks that are made and sent before they are needed, so that no process waits while this one writes rows."""
+_ONE_THREAD = {
+    f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
+} | {"VECLIB_MAXIMUM_THREADS": "1"}
+
+
+@dataclass
+class RowMaker:
+    """Runs tasks that end in rows: in threads, or in processes if there is enough to do for them."""
+
+    threads: Executor
+    max_mem: int
+    """Bytes that processes may take together."""
+    _pool: Any = field(default=None, repr=False)
+
+    def run(self, tasks: Iterable[Callable[[], Result]], windows: int) -> Iterator[Result]:
+        """Results of the tasks, in order.
+
+        Parameters
+        ----------
+        tasks
+            Pickled where processes are used; they may be made while others run.
+        windows
+            Windows that all of them together look at.
+
+        Raises
+        ------
+        WorkerError
+            If a process has ended before its task.
+        """
+        processes = min(self.threads.workers, self.max_mem // PROCESS_MEMORY)
+        if self.threads.scheduler == "serial" or processes < 2 or windows < WORTH_WINDOWS:
+            return self.threads.map(_called, tasks)
+        return _from_processes(self._started(processes), tasks, processes + _AHEAD)
+
+    def _started(self, processes: int) -> Any:
+        if self._pool is None:
+            from loky import ProcessPoolExecutor
+
+            self._pool = ProcessPoolExecutor(processes, initializer=_prepare, env=_ONE_THREAD)
+        return self._pool
+
+    def end(self, now: bool) -> None:
+        """End the processes, if there are any: at once, or when their tasks are done."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=now)
+            self._pool = None
+
+
+@contextmanager
+def row_maker(threads: Executor, max_mem: int) -> Iterator[RowMaker]:
+    """Maker of rows whose processes end with the context, at once if it fails."""
+    maker = RowMaker(threads, max_mem)
+    try:
+        yield maker
+    except BaseException:
+        maker.end(now=True)
+        raise
+    maker.end(now=False)
+
+
+def _prepare() -> None:
+    """Leave Ctrl-C to the process that wrote the command: it ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _from_processes(pool: Any, tasks: Iterable[Callable[[], Result]], ahead: int) -> Iterator[Result]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        yield from in_order(pool.submit, tasks, ahead)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process that made rows ended before it was done, as when memory is short: the same command goes on "
+            "from what was finished; with --scheduler serial it needs no other process"
+        ) from error
+
+
+def _called(task: Callable[[], Result]) -> Result:
+    return task()
