@@ -223,8 +223,9 @@ class _Job:
         windows = WindowSource(parts, stored, audit, logged)
         held = [scope for scope in scopes.values() if scope.leaves]
         refresh = WindowRefresh.of(windows, held, sizes, self.turns, self.progress)
-        stages = [*refresh.stages(), *drift_stages(windows, held, self.turns, self.progress)]
-        run_stages(stages, self.rows, self.turns)
+        run_stages(refresh.window_stages(), self.rows, self.turns)
+        drifts = drift_stages(windows, held, self.turns, self.progress)
+        run_stages([*refresh.null_stages(), *drifts], self.rows, self.turns)
         report.window_sets = refresh.n_sets
         asked = tuple(size for size, with_null in sizes.items() if with_null)
         source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)

@@ -5,14 +5,26 @@ Stages that do not follow from each other run as one list of tasks, so that no w
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Any, Generic, TypeVar
+from itertools import chain, groupby, islice
+from typing import Any, Generic, Protocol, TypeVar
 
 from sedarchive.compute.turns import Turns
 from sedarchive.processes import RowMaker
 
 Result = TypeVar("Result")
 
+
+class Sized(Protocol):
+    """Windows of one size."""
+
+    @property
+    def size(self) -> int:
+        """W, in updates."""
+
+
+OfSize = TypeVar("OfSize", bound=Sized)
+
+_TOGETHER = 32
 _SHORT = 1_000
 """Windows that take less than a second, for which the database stays open."""
 
@@ -33,6 +45,8 @@ class Stage(Generic[Result]):
 
 def run_stages(stages: Sequence[Stage[Any]], maker: RowMaker, turns: Turns) -> None:
     """Run the tasks of all stages, and write the rows of each when they are there."""
+    if not stages:
+        return
     windows = sum(stage.windows for stage in stages)
     end_turn = turns.end if windows > _SHORT else _keep_turn
     end_turn()
@@ -40,6 +54,17 @@ def run_stages(stages: Sequence[Stage[Any]], maker: RowMaker, turns: Turns) -> N
     for stage in stages:
         stage.write(islice(results, stage.n_tasks))
         end_turn()
+
+
+def of_one_size(windows: Sequence[OfSize]) -> Iterator[list[OfSize]]:
+    """Windows of several scopes and sizes, those of one size together, which share draws; the largest first.
+
+    Of many scopes so many are together that tasks are not too long.
+    """
+    by_size = sorted(windows, key=lambda one: -one.size)
+    for _, of_size in groupby(by_size, key=lambda one: one.size):
+        together = list(of_size)
+        yield from (together[first : first + _TOGETHER] for first in range(0, len(together), _TOGETHER))
 
 
 def _keep_turn() -> None:

@@ -12,15 +12,16 @@ from functools import partial
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import torch
 from measure import Claim, Settings, explain_unmet, in_turn, report, seconds, settings
 from safetensors.torch import save_file
 
 from sedarchive.compute.refresh import ComputeOptions, compute
 from sedarchive.compute.rolling import null_rows as null_tables
-from sedarchive.compute.rolling.window_rows import unknown_bands
 from sedarchive.errors import DatabaseError
 from sedarchive.ingest import IngestOptions, ingest
+from sedarchive.nulls.bands import NullBands
 from sedarchive.query import answer
 from sedarchive.recipes import find_recipes
 
@@ -93,6 +94,12 @@ def compute_seconds(root: Path, **changes: object) -> float:
     taken = seconds(run)
     copy.unlink()
     return taken
+
+
+def unknown_bands(n_windows: int, size: int) -> NullBands:
+    """Bands of windows whose null nobody samples."""
+    each, ratios = np.full((n_windows, size), np.nan), np.full((n_windows, size - 1), np.nan)
+    return NullBands(each, ratios, ratios, each[:, 0], each[:, 0], each[:, 0])
 
 
 def without_null(root: Path) -> float:

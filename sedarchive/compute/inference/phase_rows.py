@@ -1,5 +1,6 @@
 """Rows of ``phases`` and ``events`` for the windows of one scope and size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +68,15 @@ class WindowedScope:
         return sorted({*leading, self.modal_rank} - {0})
 
 
-def rows_of_pair(windows: WindowedScope) -> tuple[list[Row], list[Row]]:
-    """Rows of ``phases`` and of ``events``, with scope and size."""
-    named: Row = {"scope": windows.scope, "window_size": windows.size}
-    return [named | row for row in phase_rows(windows)], [named | row for row in event_rows(windows)]
+def rows_of_size(windows: Sequence[WindowedScope]) -> tuple[list[Row], list[Row]]:
+    """Rows of ``phases`` and of ``events``, with scope and size; scopes of one size share the noise of their series."""
+    phases: list[Row] = []
+    events: list[Row] = []
+    for one in windows:
+        named: Row = {"scope": one.scope, "window_size": one.size}
+        phases += [named | row for row in phase_rows(one)]
+        events += [named | row for row in event_rows(one)]
+    return phases, events
 
 
 def phase_rows(windows: WindowedScope) -> list[Row]:

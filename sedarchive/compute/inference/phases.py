@@ -15,13 +15,13 @@ from sedarchive.compute.inference.phase_rows import (
     LogSeries,
     WindowedScope,
     grok_rows,
-    rows_of_pair,
+    rows_of_size,
 )
 from sedarchive.compute.keyed import WHOLE, KeyedRows, Outstanding, Owned, Pair
 from sedarchive.compute.rolling.standing import StandingWindows
 from sedarchive.compute.rolling.window_tables import read_windows, window_keys
 from sedarchive.compute.row_columns import Row, columns_of
-from sedarchive.compute.stages import Stage
+from sedarchive.compute.stages import Stage, of_one_size
 from sedarchive.compute.turns import Turns
 from sedarchive.digests import canonical_digest
 from sedarchive.tables import Database
@@ -63,7 +63,7 @@ def phase_stages(run: str, sizes: Collection[int], turns: Turns) -> list[Stage[A
     work = keyed.outstanding(turns.database, _wanted(turns.database, run, sizes, logs))
     if not work:
         return []
-    windows = _in_order_of_work(_read(turns.database, run, work, logs))
+    windows = _read(turns.database, run, work, logs)
 
     def write(found: Iterator[tuple[list[Row], list[Row]]]) -> None:
         phases, events = _merged(found)
@@ -72,7 +72,7 @@ def phase_stages(run: str, sizes: Collection[int], turns: Turns) -> list[Stage[A
         rows = {"phases": [columns_of(phases, _PHASE_COLUMNS)], "events": [columns_of(events, _EVENT_COLUMNS)]}
         keyed.write(turns.database, work, rows, started)
 
-    tasks = [partial(rows_of_pair, one) for one in windows]
+    tasks = [partial(rows_of_size, together) for together in of_one_size(windows)]
     return [Stage(tasks, len(tasks), write, sum(len(one.step) for one in windows))]
 
 
@@ -116,17 +116,6 @@ def _wanted(database: Database, run: str, sizes: Collection[int], logs: _Logs) -
     keys: dict[Pair, str | None] = {WHOLE: None}
     keys |= {pair: key for pair, key in window_keys(database, run).items() if pair[1] in sizes}
     return {pair: canonical_digest([ALGORITHM, NULL_WALKS, key, logs.digest])[:16] for pair, key in keys.items()}
-
-
-def _in_order_of_work(windows: list[WindowedScope]) -> list[WindowedScope]:
-    """Return the windows two sizes at a time, from the largest on, and both of a scope one after the other.
-
-    Series of one length share their noise, which is kept for a few lengths. Of two workers that begin with two sizes
-    neither makes what the other makes, and the larger and the smaller task of each change places.
-    """
-    sizes = sorted({one.size for one in windows}, reverse=True)
-    turn = {size: rank // 2 for rank, size in enumerate(sizes)}
-    return sorted(windows, key=lambda one: (turn[one.size], one.scope, -one.size))
 
 
 def _merged(found: Iterable[tuple[list[Row], list[Row]]]) -> tuple[list[Row], list[Row]]:

@@ -1,14 +1,13 @@
 """Windows of every scope into their tables, from stored Gram matrices alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sedarchive.nulls.bands import NullBands
-from sedarchive.nulls.noise import NoiseOverlaps, noise_levels
+from sedarchive.nulls.noise import noise_levels
 from sedarchive.rolling.logged import Logged
 from sedarchive.rolling.turning import turning
 from sedarchive.rolling.windows import UpdateSeries, WindowSeries
@@ -54,38 +53,6 @@ class ScopeHistory:
         return np.concatenate([[False], spacing[1:] != spacing[:-1]])[: len(spacing)]
 
 
-@dataclass(frozen=True)
-class UnitNull:
-    """Null of updates of equal norms; NaN if it was not asked for."""
-
-    edge_ratio: float
-    """Median of the largest ratio."""
-    edge_ratio_high: float
-    """Its 95 % quantile."""
-    overlaps: NoiseOverlaps
-
-    @classmethod
-    def unknown(cls, size: int) -> "UnitNull":
-        """Return the null of windows of ``size`` updates for which none was asked."""
-        none = np.full(size, np.nan)
-        return cls(np.nan, np.nan, NoiseOverlaps(none, none))
-
-
-@dataclass(frozen=True)
-class WindowNulls:
-    """Null of every window of one scope and size."""
-
-    bands: NullBands
-    unit: UnitNull
-    p_eff: float
-
-
-def unknown_bands(n_windows: int, size: int) -> NullBands:
-    """Return the bands of windows whose null was not asked for: NaN, which becomes NULL."""
-    shapes = {"sigma_null": (size,), "ratio_null_low": (size - 1,), "ratio_null_high": (size - 1,)}
-    return NullBands(**{one.name: np.full((n_windows, *shapes.get(one.name, ())), np.nan) for one in fields(NullBands)})
-
-
 def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:
     """Rows of ``updates`` for one scope."""
     n_updates = len(series.norm)
@@ -100,8 +67,8 @@ def update_columns(series: UpdateSeries, history: ScopeHistory) -> Columns:
     }
 
 
-def window_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistory) -> Columns:
-    """Rows of ``windows`` for one scope and window size."""
+def window_columns(series: WindowSeries, p_eff: float, history: ScopeHistory) -> Columns:
+    """Rows of ``windows`` for one scope and window size, without the sampled null."""
     size, last = series.window_size, series.last_update
     first = history.steps[last - size + 1]
     spans = _Spans(history, last, size)
@@ -111,18 +78,17 @@ def window_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHisto
         "step_centre": (first + history.steps[last + 1]) / 2,
         **{name: getattr(series, name) for name in _FLOATS},
         **{name: _rank(getattr(series, name)) for name in _RANKS},
-        **noise_columns(series, nulls.p_eff, history.n_elements),
+        **noise_columns(series, p_eff, history.n_elements),
         **turning_columns(series),
         **adiabatic_columns(series, history.logged),
-        **null_columns(nulls.bands, nulls.unit),
-        "p_eff": np.full(len(last), nulls.p_eff),
+        "p_eff": np.full(len(last), p_eff),
         "irregular": spans.irregular,
         "status": spans.status(series.status),
     }
 
 
-def sigma_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistory) -> Columns:
-    """Rows of ``window_sigmas`` for one scope and window size."""
+def sigma_columns(series: WindowSeries, history: ScopeHistory) -> Columns:
+    """Rows of ``window_sigmas`` for one scope and window size, without the sampled null."""
     n_windows, size = series.sigma.shape
     step = history.steps[series.last_update + 1]
     spans = _Spans(history, series.last_update, size)
@@ -132,7 +98,6 @@ def sigma_columns(series: WindowSeries, nulls: WindowNulls, history: ScopeHistor
         "k": np.tile(np.arange(1, size + 1), n_windows),
         "sigma": series.sigma.ravel(),
         "ratio": series.ratio.ravel(),
-        **ratio_null_columns(nulls.bands, nulls.unit),
         "overlap_previous": series.overlap_previous.ravel(),
         "stability_dk": series.stability_dk.ravel(),
         "stability_split": series.stability_split.ravel(),
@@ -186,31 +151,9 @@ def _over(values: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.
     return quotient
 
 
-def null_columns(bands: NullBands, unit: UnitNull) -> Columns:
-    """Columns of ``windows`` that hold the null."""
-    own = {name: getattr(bands, name) for name in ("edge_ratio_null", "edge_ratio_null_high", "edge_ratio_p")}
-    n_windows = len(bands.edge_ratio_null)
-    equal = {"edge_ratio_unit_null": unit.edge_ratio, "edge_ratio_unit_null_high": unit.edge_ratio_high}
-    return own | {name: np.full(n_windows, value) for name, value in equal.items()}
-
-
-def ratio_null_columns(bands: NullBands, unit: UnitNull) -> Columns:
-    """Columns of ``window_sigmas`` that hold the null, a value for each window and k."""
-    n_windows, size = bands.sigma_null.shape
-    overlaps = {"overlap_null": unit.overlaps.median, "overlap_null_high": unit.overlaps.high}
-    ratios = {name: _padded(getattr(bands, name), size).ravel() for name in ("ratio_null_low", "ratio_null_high")}
-    repeated = {name: np.tile(values, n_windows) for name, values in overlaps.items()}
-    return {"sigma_null": bands.sigma_null.ravel(), **ratios, **repeated}
-
-
 def _rank(values: NDArray[np.int64]) -> NDArray[np.float64]:
     """Ranks with 0, for none, as NaN."""
     return np.where(values > 0, values, np.nan)
-
-
-def _padded(ratios: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Ratios (n, W - 1) with a last column of NaN, since sigma_W has no successor."""
-    return np.concatenate([ratios, np.full((len(ratios), size - ratios.shape[1]), np.nan)], axis=1)
 
 
 class _Spans:

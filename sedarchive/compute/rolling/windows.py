@@ -15,10 +15,10 @@ from sedarchive.compute.keyed import KeyedRows, Outstanding, Owned, Pair, ScopeS
 from sedarchive.compute.rolling.decayed import Decayed, decayed_tensors
 from sedarchive.compute.rolling.histories import scope_history
 from sedarchive.compute.rolling.null_rows import NULL_INPUTS, null_rows
-from sedarchive.compute.rolling.scope_windows import ScopeWindows, WindowTask
+from sedarchive.compute.rolling.scope_windows import ScopeRows, ScopeWindows
 from sedarchive.compute.rolling.window_rows import Columns, concatenated
 from sedarchive.compute.rolling.window_tables import read_windows
-from sedarchive.compute.stages import Stage
+from sedarchive.compute.stages import Stage, of_one_size
 from sedarchive.compute.turns import Turns
 from sedarchive.digests import canonical_digest
 from sedarchive.executor import Progress
@@ -65,22 +65,25 @@ class WindowSource:
 
 @dataclass
 class WindowRefresh:
-    """One refresh of the windows of a run: those that are missing or stale."""
+    """One refresh of the windows of a run: those that are missing or stale.
+
+    Its two stages are for two calls of :func:`run_stages`: the nulls follow from the windows.
+    """
 
     source: WindowSource
     work: "_Work"
     sizes: Mapping[int, bool]
+    """Window sizes, and whether their null is sampled too."""
     turns: Turns
     progress: Progress
     started: datetime = field(default_factory=partial(datetime.now, UTC))
-    nulls: list[dict[str, Columns]] = field(default_factory=list)
-    """Of windows that stand."""
+    made: list[ScopeRows] = field(default_factory=list)
 
     @classmethod
     def of(
         cls, source: WindowSource, scopes: Sequence[Scope], sizes: Mapping[int, bool], turns: Turns, progress: Progress
     ) -> "WindowRefresh":
-        """Look at what stands; ``sizes`` says of each window size whether its null is sampled too."""
+        """Look at what stands."""
         return cls(source, _Work.of(turns.database, source, scopes, sizes), sizes, turns, progress)
 
     @property
@@ -88,55 +91,66 @@ class WindowRefresh:
         """Pairs of one scope and size to derive."""
         return len(self.work.all.keys)
 
-    def stages(self) -> list[Stage[Any]]:
-        """Stages that derive them; none if all stand."""
-        if not self.work.all:
+    def window_stages(self) -> list[Stage[Any]]:
+        """Make the windows, a task for each scope; none if all stand."""
+        sized = [(scope, sizes) for scope in self.work.scopes if (sizes := self.work.sizes_of(scope))]
+        if not sized:
             return []
-        run, tasks = self.source.anatomy.run, self.work.tasks(self.sizes)
-        standing = read_windows(self.turns.database, run.name, self.work.without_null, NULL_INPUTS)
-        nulls = [partial(null_rows, one) for one in standing]
-        windows = sum(len(task.sizes) for task in tasks) * len(run.commits)
-        return [
-            Stage(nulls, len(standing), self._keep_nulls, len(standing) * len(run.commits)),
-            Stage(self._jobs(tasks), len(tasks), self._write, windows),
-        ]
+        n_pairs = sum(len(sizes) for _, sizes in sized)
 
-    def _jobs(self, tasks: Sequence[WindowTask]) -> Iterator[Callable[[], list[dict[str, Columns]]]]:
-        """What makes the rows of each scope."""
-        source = self.source
-        evidence = source.audit.evidence if tasks else ()
-        task_of = {task.scope: task for task in tasks}
-        for batch in source.stored.in_batches([task.scope for task in tasks]):
+        def keep(found: Iterator[ScopeRows]) -> None:
+            done = 0
+            for of_scope in found:
+                self.made.append(of_scope)
+                done += len(of_scope.sized)
+                self.progress(f"windows {self.source.anatomy.run.name}", done, n_pairs)
+
+        return [Stage(self._tasks(sized), len(sized), keep, n_pairs * len(self.source.anatomy.run.commits))]
+
+    def _tasks(self, sized: Sequence[tuple[Scope, tuple[int, ...]]]) -> Iterator[Callable[[], ScopeRows]]:
+        source, sizes_of = self.source, dict(sized)
+        evidence = source.audit.evidence
+        for batch in source.stored.in_batches([scope for scope, _ in sized]):
             for (scope, gram), decay in zip(batch, _decays(source, batch), strict=True):
                 history = scope_history(source.anatomy, scope, evidence, source.logged)
-                yield ScopeWindows(task_of[scope], gram, source.stored.counts(scope), history, decay).rows
+                yield ScopeWindows(scope, sizes_of[scope], gram, source.stored.counts(scope), history, decay).rows
 
-    def _keep_nulls(self, found: Iterator[dict[str, Columns]]) -> None:
-        """Take the nulls of windows that stand, which are written with the others."""
-        self.nulls += found
+    def null_stages(self) -> list[Stage[Any]]:
+        """Sample the nulls, of windows just made and of those that stand, and write all; none if all stand."""
+        if not self.work.all:
+            return []
+        run = self.source.anatomy.run
+        windows = read_windows(self.turns.database, run.name, self.work.without_null, NULL_INPUTS)
+        windows += [rows.standing(size) for rows in self.made for size in rows.sized if self.sizes.get(size, False)]
+        tasks = [partial(null_rows, together) for together in of_one_size(windows)]
+        return [Stage(tasks, len(tasks), self._write, len(windows) * len(run.commits))]
 
     def _write(self, found: Iterator[list[dict[str, Columns]]]) -> None:
-        """Write what was made."""
-        run, work = self.source.anatomy.run.name, self.work
-        rows = self._collected(found)
-        database = self.turns.database
+        """Write windows and nulls."""
+        run, database = self.source.anatomy.run.name, self.turns.database
+        nulls = {_pair_of(tables["windows"]): tables for of_size in found for tables in of_size}
+        standing = [nulls.pop(pair) for pair in self.work.without_null]
         with database.transaction():
-            _remove_pairs(database, run, work)
-            for table, columns in rows.items():
-                if columns:
-                    database.insert(table, {"run": run, **columns})
+            _remove_pairs(database, run, self.work)
+            for table, columns in self._batches(nulls):
+                database.insert(table, {"run": run, **columns})
             for table, names in _NULL_KEYS.items():
-                if self.nulls:
-                    database.update(table, {"run": run}, names, concatenated([part[table] for part in self.nulls]))
+                if standing:
+                    database.update(table, {"run": run}, names, concatenated([one[table] for one in standing]))
             self._record(database)
+        self.made.clear()
 
-    def _collected(self, found: Iterator[list[dict[str, Columns]]]) -> dict[str, Columns]:
-        parts: list[dict[str, Columns]] = []
-        n_parts = len(self.work.all.pairs) - len(self.work.without_null)
-        for of_scope in found:
-            parts += of_scope
-            self.progress(f"windows {self.source.anatomy.run.name}", len(parts), n_parts)
-        return {table: concatenated([part[table] for part in parts if table in part]) for table in TABLES}
+    def _batches(self, nulls: Mapping[ScopeSize, dict[str, Columns]]) -> Iterator[tuple[str, Columns]]:
+        """Rows of each table: those with a null, and those without."""
+        for table in TABLES:
+            with_null: list[Columns] = []
+            bare: list[Columns] = []
+            for rows in self.made:
+                for size, tables in rows.sized.items():
+                    null = nulls.get((rows.scope, size))
+                    if table in tables:
+                        (with_null if null else bare).append(tables[table] | (null[table] if null else {}))
+            yield from ((table, concatenated(parts)) for parts in (with_null, bare) if parts)
 
     def _record(self, database: Database) -> None:
         keyed = _keyed(self.source.anatomy.run.name)
@@ -148,6 +162,10 @@ class WindowRefresh:
             }
             options = json.dumps({"null": with_null})
             replace(keyed, options=options).record(database, keys, self.started, self.source.stored.key)
+
+
+def _pair_of(columns: Columns) -> ScopeSize:
+    return str(columns["scope"][0]), int(columns["window_size"][0])
 
 
 def _keyed(run: str) -> KeyedRows:
@@ -181,12 +199,7 @@ class _Work:
         bare = [pair for pair in work.pairs if known.get(pair) == source.key(scope_of[pair[0]], pair[1], False)]
         return cls(work, bare, work.stale - set(bare) | work.gone, scopes)
 
-    def tasks(self, with_null: Mapping[int, bool]) -> list[WindowTask]:
-        """What to derive, by scope."""
-        sized = [(scope, self._sizes_of(scope)) for scope in self.scopes]
-        return [WindowTask(scope, sizes, with_null) for scope, sizes in sized if sizes]
-
-    def _sizes_of(self, scope: Scope) -> tuple[int, ...]:
+    def sizes_of(self, scope: Scope) -> tuple[int, ...]:
         """Sizes to derive for a scope."""
         kept = {size for name, size in self.without_null if name == scope.name}
         return tuple(size for name, size in self.all.pairs if name == scope.name and size not in kept)
