@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 
 WORTH_WINDOWS = 10_000
 """Windows of which the rows take so long, some ten seconds, that processes are worth the second that they start in."""
-PROCESS_MEMORY = 512 * MIB
-"""What a process takes for itself and its task: up to 470 MB were seen with 400 checkpoints."""
+PROCESS_MEMORY = 256 * MIB
+"""What a process takes for itself and its task: 176 MB were seen with 400 checkpoints of 20 scopes."""
 _AHEAD = 32
 """Tasks that are made and sent before they are needed, so that no process waits while this one writes rows."""
 _LOOK_SECONDS = 1.0

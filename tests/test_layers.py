@@ -124,11 +124,16 @@ def test_the_wings_of_compute_stand_in_one_order():
         assert not seen[wing] & ({*WINGS[at + 1 :]} | shared), wing
 
 
-def test_only_the_executors_use_dask():
+@pytest.mark.parametrize(
+    ("libraries", "expected"),
+    [({"dask", "distributed"}, {"executor.py", "cluster.py"}), ({"loky"}, {"processes.py"})],
+    ids=["dask", "loky"],
+)
+def test_only_the_executors_use(libraries, expected):
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if {"dask", "distributed"}
+        if libraries
         & {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))
@@ -136,7 +141,7 @@ def test_only_the_executors_use_dask():
             for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
         }
     }
-    assert users == {"executor.py", "cluster.py"}
+    assert users == expected
 
 
 @pytest.mark.parametrize("statement", ["import sedarchive", "import sedarchive.cli.app"])

@@ -55,9 +55,9 @@ def inference_stages(source: InferenceSource, turns: Turns) -> list[Stage[Any]]:
         *phase_stages(source.run, source.sizes, turns),
         # by phase, so once the phases stand: made here while other processes are at the stages below
         Stage((), 0, write_edge_couplings, 0),
-        *coupling_stages(source.run, source.steps, source.sizes, turns),
-        *fit_stages(source.run, val_loss, source.sizes, turns),
         *momentum_stages(source.run, source.sizes, turns),
+        *coupling_stages(source.run, source.steps, source.sizes, turns),
+        *fit_stages(source.run, val_loss, source.sizes, turns),  # last, for its rows are the quickest to write
     ]
 
 

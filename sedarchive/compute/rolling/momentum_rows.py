@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.compute.keyed import KeyedRows, Pair
+from sedarchive.compute.rolling.window_rows import Columns, concatenated
 from sedarchive.compute.stages import Stage
 from sedarchive.compute.turns import Turns
 from sedarchive.digests import canonical_digest
@@ -42,6 +43,12 @@ class _Standing:
     edge_ratio: NDArray[np.float64]
     p_eff: float
 
+    def columns(self, bands: MomentumBands) -> Columns:
+        """Columns of the rows of ``windows`` that this null belongs to."""
+        n_rows = len(self.step)
+        named = {"scope": np.full(n_rows, self.scope), "window_size": np.full(n_rows, self.size), "step": self.step}
+        return named | dict(zip(_COLUMNS, (bands.median, bands.high, bands.p), strict=True))
+
 
 def keyed_momentum(run: str) -> KeyedRows:
     """Windows of one run that have this null; it stands in columns of their own rows."""
@@ -69,11 +76,9 @@ def momentum_stages(run: str, sizes: Sequence[int], turns: Turns) -> list[Stage[
     standing = [_read(turns.database, run, *pair) for pair in sorted(work.pairs)]
 
     def write(found: Iterator[MomentumBands]) -> None:
-        for one, bands in zip(standing, found, strict=True):
-            if len(one.step):
-                where = {"run": run, "scope": one.scope, "window_size": one.size}
-                values = dict(zip(_COLUMNS, (bands.median, bands.high, bands.p), strict=True))
-                turns.database.update("windows", where, ["step"], {"step": one.step, **values})
+        made = [one.columns(bands) for one, bands in zip(standing, found, strict=True) if len(one.step)]
+        if made:
+            turns.database.update("windows", {"run": run}, ["scope", "window_size", "step"], concatenated(made))
         keyed.write(turns.database, work, {}, started)  # last: what is recorded stands
 
     tasks = [partial(momentum_bands, one.norms, one.cosines, one.edge_ratio, one.p_eff) for one in standing]
