@@ -1,7 +1,7 @@
 """Checkpoints on disk against those in the archive: which are new, which have changed, which take another's place."""
 
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from sedarchive.errors import ArchiveError, ChangedSourceError, HistoryError
 from sedarchive.history import CheckpointSource, Finding, RunSource
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.sizes import MIB
+from sedarchive.words import few_of
 
 _BLOCK = 8 * MIB
 
@@ -90,6 +91,25 @@ def compare(source: RunSource, archived: Archived, replace: Collection[int], ver
     kept = archived.commits.keys() - found.replacing
     found.new = [one for one in source.checkpoints if one.step not in kept]
     return found
+
+
+def check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
+    """Refuse to replace steps of several runs at once, and steps that are not there.
+
+    Raises
+    ------
+    HistoryError
+        Saying which.
+    """
+    if not steps:
+        return
+    if len(sources) > 1:
+        names = few_of([source.name for source in sources], 8)
+        raise HistoryError(f"--replace: {len(sources)} runs are found ({names}); point to the one that is meant")
+    found = {checkpoint.step for checkpoint in sources[0].checkpoints}
+    lacking = [str(step) for step in steps if step not in found]
+    if lacking:
+        raise HistoryError(f"--replace: {sources[0].folder} has no checkpoint of step {few_of(lacking, 8)}")
 
 
 def digests_of(runs: Iterable[RunArchive]) -> list[RunDigests]:

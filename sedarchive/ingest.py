@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from sedarchive.archive import Archive, RunWriter
-from sedarchive.archive.commits import Commit, latest, tensor_hash
+from sedarchive.archive.commits import RUN_RECORD, Commit, latest, tensor_hash
+from sedarchive.archive.run import run_group
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import Look, RunDigests, digest_evidence, merged, runs_alike, standing, tracks_of
 from sedarchive.batches import (
@@ -28,8 +29,8 @@ from sedarchive.batches import (
     read_rows,
     tensor_tasks,
 )
-from sedarchive.comparison import Archived, compare, digests_of
-from sedarchive.errors import ArchiveError, HistoryError, NoCheckpointsError, SedarchiveError
+from sedarchive.comparison import Archived, check_replaced, compare, digests_of
+from sedarchive.errors import ArchiveError, HistoryError, MemoryBudgetError, NoCheckpointsError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
 from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
@@ -41,14 +42,15 @@ from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.adapters import without_contradiction
-from sedarchive.readers.bounds import check_bounds
+from sedarchive.readers.bounds import check_bounds, none_fits
 from sedarchive.readers.discover import find_runs
+from sedarchive.readers.faults import left_out
 from sedarchive.readers.selection import Selection
 from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.roles import assign_roles, check_heads
 from sedarchive.sizes import GIB, KIB, MIB, format_size
-from sedarchive.words import counted, few_of
+from sedarchive.words import counted
 
 _BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
@@ -126,6 +128,10 @@ def ingest(
     """
     sources, refused = find_sources(paths, options)
     check_replaced(sources, options.replace)
+    sources, too_large = _without_too_large(sources, archive, options)
+    refused += too_large
+    if not sources:
+        return refused
     with Archive.create_or_open(archive).writing("ingest") as store:
         runs: list[RunDigests] = []
         reports = [_ingest_guarded(source, store, archive, options, progress, runs) for source in sources]
@@ -170,23 +176,22 @@ def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[Ru
     return list(sources.values()), refused
 
 
-def check_replaced(sources: Sequence[RunSource], steps: Sequence[int]) -> None:
-    """Refuse to replace steps of several runs at once, and steps that are not there.
-
-    Raises
-    ------
-    HistoryError
-        Saying which.
-    """
-    if not steps:
-        return
-    if len(sources) > 1:
-        names = few_of([source.name for source in sources], 8)
-        raise HistoryError(f"--replace: {len(sources)} runs are found ({names}); point to the one that is meant")
-    found = {checkpoint.step for checkpoint in sources[0].checkpoints}
-    lacking = [str(step) for step in steps if step not in found]
-    if lacking:
-        raise HistoryError(f"--replace: {sources[0].folder} has no checkpoint of step {few_of(lacking, 8)}")
+def _without_too_large(
+    sources: Sequence[RunSource], archive: Path, options: IngestOptions
+) -> tuple[list[RunSource], list[RunReport]]:
+    """Runs to ingest, and a report on each new one of which no checkpoint fits: nothing is made for it."""
+    fitting: list[RunSource] = []
+    refused: list[RunReport] = []
+    for source in sources:
+        is_new = not (archive / run_group(source.name) / RUN_RECORD).exists()
+        n, steps = len(source.checkpoints), ChunkSteps(options.steps_per_chunk, len(source.checkpoints))
+        found = none_fits(source.checkpoints, options.max_mem, steps) if is_new else []
+        if found:
+            error = f"{source.name}: none of its checkpoints fits into --max-mem; nothing was written"
+            refused.append(RunReport(source.name, n, findings=merged([*source.findings, *found]), error=error))
+        else:
+            fitting.append(source)
+    return fitting, refused
 
 
 def _same_name(first: RunSource, second: RunSource) -> str:
@@ -340,8 +345,8 @@ class RunIngest:
                 reader = stack.enter_context(open_checkpoint(source, spool))
                 options = self._options
                 check_bounds(source.path, reader.specs.values(), options.max_mem, self._steps)
-            except HistoryError as error:
-                self._report_unreadable(source, error)
+            except (HistoryError, MemoryBudgetError) as error:
+                self.report.findings.append(left_out(error, source.step))
                 continue
             checkpoint = OpenedCheckpoint(source, reader, mark)
             most = min(most, self._batch_size(slot, checkpoint, any(spool.iterdir())))
@@ -352,16 +357,13 @@ class RunIngest:
             opened.append(checkpoint)
         return opened, []
 
-    def _report_unreadable(self, source: CheckpointSource, error: SedarchiveError) -> None:
-        self.report.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=source.step))
-
     def _ingest_batch(self, opened: list[OpenedCheckpoint], slot: int) -> int:
         """Write and commit a batch; a checkpoint that fails while it is read is left out and the batch redone."""
         while opened:
             try:
                 commits = self._write_batch(opened, slot)
             except CheckpointReadError as error:
-                self._report_unreadable(opened[error.index].source, error.cause)
+                self.report.findings.append(left_out(error.cause, opened[error.index].source.step))
                 del opened[error.index]
                 self._writer.clear_up()
                 continue

@@ -1,5 +1,6 @@
 """What is said to a user whose words name nothing, whose memory is too small, or who may not write."""
 
+import math
 import os
 import re
 import subprocess
@@ -130,10 +131,53 @@ def test_the_memory_that_a_refused_compute_asks_for_does_for_all_runs_and_both_s
     run_here("ingest", tmp_path / "runs", "--archive", tmp_path / "a.zarr")
     args = ["compute", "--archive", tmp_path / "a.zarr", "--db", tmp_path / "a.duckdb", "--workers", 1]
     said = run_here(*args, "--max-mem", "1kB", code=1).stderr
-    assert re.match(r"error: tensor b_wide\.weight: one step needs [0-9.]+ MB, more than the 1\.0 kB given", said)
+    assert re.match(r"error: tensor b_wide\.weight: one step needs [0-9.]+ MB in all, .*than the 1\.0 kB given", said)
     enough = int(re.search(r"use --max-mem (\d+)MB, the least that will do", said)[1])
     run_here(*args, "--max-mem", f"{enough}MB", "--dry-run")
     run_here(*args, "--max-mem", f"{enough - 1}MB", "--dry-run", code=1)
+
+
+def test_a_refused_compute_says_how_much_is_fixed_and_leaves_no_database(tmp_path):
+    """Of a model of a few numbers nearly all is: no smaller one would need less."""
+    write_safetensors(tmp_path / "run", walk(3, shapes={"w": (5, 4)}))
+    run_here("ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr")
+    args = ["compute", "--archive", tmp_path / "a.zarr", "--db", tmp_path / "a.duckdb", "--workers", 1]
+    said = run_here(*args, "--max-mem", "1kB", code=1).stderr
+    sizes = re.match(
+        r"error: tensor w: one row at 3 steps needs ([0-9.]+) MB in all, ([0-9.]+) MB of it fixed \(buffers", said
+    )
+    needed, fixed = map(float, sizes.groups())
+    assert 0.9 * needed < fixed <= needed
+    assert f"use --max-mem {math.ceil(needed)}MB" in said
+    assert not list(tmp_path.glob("a.duckdb*"))
+    with few_draws():
+        run_here(*args, "--max-mem", f"{math.ceil(needed)}MB")
+    run_here(*args, "--max-mem", "1kB")
+    assert (tmp_path / "a.duckdb").exists()  # nothing is to be swept, and what was made stays
+
+
+def test_an_ingest_that_no_checkpoint_fits_leaves_nothing_and_is_not_called_unreadable(tmp_path):
+    write_safetensors(tmp_path / "run", walk(3, shapes={"large.weight": (400, 1000)}))
+    archive = tmp_path / "a.zarr"
+    result = run_here("ingest", tmp_path / "run", "--archive", archive, "--max-mem", "100kB", "--json", code=1)
+    (report,) = data_of(result)
+    assert [one["check_name"] for one in report["findings"]] == ["beyond_max_mem"]
+    assert "error: run: none of its checkpoints fits into --max-mem; nothing was written" in result.stderr
+    assert not archive.exists()
+    write_safetensors(tmp_path / "runs/small", walk(2, shapes={"w": (2, 2)}))
+    (tmp_path / "run").rename(tmp_path / "runs/large")
+    run_here("ingest", tmp_path / "runs", "--archive", archive, "--max-mem", "100kB", code=1)
+    assert Archive(archive).run_names == ("small",)
+
+
+def test_a_checkpoint_beyond_the_memory_given_is_a_finding_until_it_is_archived(tmp_path):
+    states = [{"w": walk(1, shapes={"w": shape})[0]["w"]} for shape in ((2, 4), (2, 2000))]
+    write_safetensors(tmp_path / "run", states)
+    args = ["ingest", tmp_path / "run", "--archive", tmp_path / "a.zarr", "--json"]
+    for max_mem, expected in (("100kB", ["beyond_max_mem"]), ("10MB", [])):
+        run_here(*args, "--max-mem", max_mem)
+        errors = [one.check_name for one in Archive(tmp_path / "a.zarr").run("run").findings if one.severity == "error"]
+        assert errors == expected
 
 
 def test_a_refused_ingest_names_the_tensor_and_the_memory_that_will_do(tmp_path):

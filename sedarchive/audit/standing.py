@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sedarchive.history import Finding
 
-_OF_SOURCES = frozenset({"unreadable_checkpoint", "changed_source"})
+_LEFT_OUT = frozenset({"unreadable_checkpoint", "beyond_max_mem"})
+_OF_SOURCES = _LEFT_OUT | {"changed_source"}
 """Findings on files that did not come into the archive: what it holds is sound."""
 _OF_SEARCH = frozenset({"not_supported", "no_step", "no_file", "last_copy", "unsearched"})
 """Findings on what lies beside the checkpoints."""
@@ -54,6 +55,6 @@ def _stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
 
 def _source_stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
     """Whether a file is still unread or another one; a file that is gone is neither."""
-    if finding.check_name == "unreadable_checkpoint" and finding.step in archived:
+    if finding.check_name in _LEFT_OUT and finding.step in archived:
         return False
     return finding.step not in look.found and not (look.same_folder and look.whole)

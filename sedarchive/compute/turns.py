@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sedarchive.errors import SedarchiveError
 from sedarchive.tables import Database
 
 
@@ -14,11 +15,14 @@ class Turns:
 
     Opening costs more than most transactions do, so that one turn serves for all that is short. Before long work a
     turn is to end, so that other processes can read. Not for use from several threads.
+
+    A database that is made here and then left empty by a refusal is removed again.
     """
 
     def __init__(self, path: Path, archive_id: str) -> None:
         self._path, self._archive_id = path, archive_id
         self._opened: Database | None = None
+        self._made = False
 
     @property
     def database(self) -> Database:
@@ -30,7 +34,9 @@ class Turns:
             If it cannot be opened.
         """
         if self._opened is None:
+            is_new = not self._path.exists()
             self._opened = Database.create_or_open(self._path, self._archive_id)
+            self._made = self._made or is_new
         return self._opened
 
     def end(self) -> None:
@@ -53,4 +59,11 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        empty = self._made and isinstance(error, SedarchiveError) and self._is_empty()
         self.end()
+        if empty:
+            self._path.unlink(missing_ok=True)
+
+    def _is_empty(self) -> bool:
+        """Whether nothing of any run was written."""
+        return not self.database.rows("SELECT 1 FROM checkpoints LIMIT 1").rows

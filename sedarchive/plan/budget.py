@@ -16,6 +16,14 @@ class Need:
     what: str
     """What of it must be held at a time, such as ``one row at 40 steps``."""
     n_bytes: int
+    fixed: int = 0
+    """Bytes of these that a tensor of nothing would need as well."""
+
+    @property
+    def words(self) -> str:
+        """What is needed, and how much of it no smaller tensor would save."""
+        fixed = f" in all, {format_size(self.fixed)} of it fixed (buffers of a worker, whatever the tensor)"
+        return f"tensor {self.tensor}: {self.what} needs {format_size(self.n_bytes)}{fixed if self.fixed else ''}"
 
 
 def check_fits(needs: Iterable[Need], max_mem: int) -> None:
@@ -24,13 +32,13 @@ def check_fits(needs: Iterable[Need], max_mem: int) -> None:
     Raises
     ------
     MemoryBudgetError
-        Naming the tensor that needs most, and the smallest ``--max-mem`` that does.
+        Naming the tensor that needs most, what of that is fixed, and the smallest ``--max-mem`` that does.
     """
     most = max(needs, key=lambda need: need.n_bytes, default=None)
     if most is not None and most.n_bytes > max_mem:
         raise MemoryBudgetError(
-            f"tensor {most.tensor}: {most.what} needs {format_size(most.n_bytes)}, more than the "
-            f"{format_size(max_mem)} given; use --max-mem {ceil(most.n_bytes / 10**6)}MB, the least that will do",
+            f"{most.words}, more than the {format_size(max_mem)} given; "
+            f"use --max-mem {ceil(most.n_bytes / 10**6)}MB, the least that will do",
             most.n_bytes,
         )
 

@@ -108,6 +108,10 @@ class TensorLayout:
         return self.row_bytes + (self.row_elements * self.decoded_itemsize if self.converted else 0)
 
 
+NOTHING = TensorLayout("", ChunkGrid(1, 1, 0), row_bytes=0, row_elements=0, decoded_itemsize=0)
+"""A tensor without elements: what it needs is fixed."""
+
+
 @dataclass(frozen=True)
 class MatrixLayout:
     """What planning needs to know of one matrix tensor for the spectra sweep."""

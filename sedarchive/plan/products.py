@@ -174,9 +174,8 @@ class _TileSize:
 
     def need(self, cut: _Cut) -> Need:
         """Memory without which the product is not worked out."""
-        return Need(
-            self.layout.product, f"one row of its Gram matrix at {counted(self.n_steps, 'step')}", self.needed(cut)
-        )
+        what = f"one row of its Gram matrix at {counted(self.n_steps, 'step')}"
+        return Need(self.layout.product, what, self.needed(cut), fixed=_WORKER)
 
     def needed(self, cut: _Cut) -> int:
         """Working memory of one worker, with the results that wait beside it."""

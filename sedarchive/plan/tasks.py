@@ -15,7 +15,7 @@ from math import ceil
 from typing import TypeVar
 
 from sedarchive.plan.budget import Need, check_fits
-from sedarchive.plan.grid import ChunkGrid, MatrixLayout, TensorLayout
+from sedarchive.plan.grid import NOTHING, ChunkGrid, MatrixLayout, TensorLayout
 from sedarchive.plan.memory import (
     copies_bytes,
     gram_block_bytes,
@@ -55,14 +55,14 @@ def ingest_workers(grids: Sequence[tuple[str, ChunkGrid, int]], n_steps: int, ma
     MemoryBudgetError
         If one slab does not fit ``max_mem``.
     """
-    slab = f"a slab at {counted(n_steps, 'step')}"
-    needs = [
-        Need(name, slab, copies_bytes(grid.slab_rows * row_bytes, max(n_steps, grid.steps)))
-        for name, grid, row_bytes in grids
-    ]
+    needs = [_ingest_need(name, grid, row_bytes, max(n_steps, grid.steps)) for name, grid, row_bytes in grids]
     check_fits(needs, max_mem)
     most = max((need.n_bytes for need in needs), default=0)
     return max(1, min(workers, max_mem // max(most, 1)))
+
+
+def _ingest_need(name: str, grid: ChunkGrid, row_bytes: int, n_steps: int) -> Need:
+    return Need(name, f"a slab at {counted(n_steps, 'step')}", copies_bytes(grid.slab_rows * row_bytes, n_steps))
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class _GramSize:
 
     def need(self, layout: TensorLayout, n_rows: int) -> Need:
         """Memory without which a tensor is not swept in blocks of ``n_rows`` rows."""
-        return Need(layout.tensor, f"one row at {counted(self.n_steps, 'step')}", self._needed(layout, n_rows))
+        what = f"one row at {counted(self.n_steps, 'step')}"
+        return Need(layout.tensor, what, self._needed(layout, n_rows), fixed=self._needed(NOTHING, 0))
 
     def _is_small(self, layout: TensorLayout, n_rows: int) -> bool:
         """Whether several such blocks may be read, and one worked on: what rows do not change is not cut by rows."""
@@ -295,7 +296,8 @@ def _steps_that_fit(matrix: MatrixLayout, max_mem: int) -> int:
 
 
 def _need(matrix: MatrixLayout, held: int) -> Need:
-    return Need(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held))
+    fixed = spectra_block_bytes(MatrixLayout(NOTHING, ()), 1)
+    return Need(matrix.layout.tensor, "one step", spectra_block_bytes(matrix, held), fixed)
 
 
 def _by_chunk(slots: Sequence[int], steps: int) -> Iterable[list[int]]:

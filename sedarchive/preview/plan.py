@@ -7,11 +7,12 @@ from typing import Any
 
 from sedarchive.archive import Archive, RunArchive
 from sedarchive.audit import merged
+from sedarchive.comparison import check_replaced
 from sedarchive.errors import ArchiveError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
 from sedarchive.history import Finding, RunSource, TensorSpec
-from sedarchive.ingest import IngestOptions, check_replaced, find_sources
+from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
 from sedarchive.modelconfig import heads_given
@@ -103,7 +104,7 @@ def plan_ingest(
         runs.append(run)
         obstacles += [f"{source.name}: {refusal}"] if refusal else []
     if not any(run.steps for run in runs):
-        obstacles.append("no checkpoint can be read: the errors above say why")
+        obstacles.append("no checkpoint can be archived: the errors above say why")
     needed = sum(run.disk_bytes for run in runs)
     return IngestPlan(
         archive=str(archive),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sedarchive.errors import HistoryError
+from sedarchive.errors import HistoryError, MemoryBudgetError
 from sedarchive.executor import Progress
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
 from sedarchive.ingest import IngestOptions
@@ -16,6 +16,7 @@ from sedarchive.inspection import Hints, Inspection, inspect_reader
 from sedarchive.plan.grid import ChunkSteps
 from sedarchive.readers import CheckpointReader, open_checkpoint
 from sedarchive.readers.bounds import check_bounds
+from sedarchive.readers.faults import left_out
 from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
 
 
@@ -104,8 +105,8 @@ def survey_run(
                 if checkpoint.step not in archived:
                     check_bounds(checkpoint.path, reader.specs.values(), options.max_mem, steps)
                 headers.add(checkpoint, reader)
-        except HistoryError as error:
-            headers.findings.append(Finding("unreadable_checkpoint", "error", str(error), step=checkpoint.step))
+        except (HistoryError, MemoryBudgetError) as error:
+            headers.findings.append(left_out(error, checkpoint.step))
         progress(f"look at {source.name}", done, len(source.checkpoints))
     newest, refusal = _newest(source, headers.readable[-1], hints) if headers.readable else (None, None)
     return Survey(

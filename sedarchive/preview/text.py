@@ -91,8 +91,8 @@ def _summary(plan: IngestPlan) -> str:
 def _title(run: RunPlan) -> str:
     away = "" if run.folder.endswith(f"/{run.run}") else f", from {run.folder}"
     if not run.steps:
-        return f"{run.run}: no checkpoint of {run.unreadable} can be read{away}"
-    cut = f", {run.unreadable} more cannot be read" if run.unreadable else ""
+        return f"{run.run}: no checkpoint of {run.unreadable} can be archived{away}"
+    cut = f", {run.unreadable} more cannot be archived" if run.unreadable else ""
     return f"{run.run}: {counted(len(run.steps), 'checkpoint')}{_steps(run.steps)}{cut}{away}"
 
 

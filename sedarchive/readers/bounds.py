@@ -1,13 +1,15 @@
 """What a checkpoint may ask of the archive: a file of holes claims any length, and a header any number of tensors."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from sedarchive.errors import MemoryBudgetError, UnreadableCheckpointError
-from sedarchive.history import TensorSpec
+from sedarchive.errors import HistoryError, MemoryBudgetError
+from sedarchive.history import CheckpointSource, Finding, TensorSpec
 from sedarchive.plan.grid import ChunkSteps, chunk_grid
 from sedarchive.plan.tasks import ingest_workers
-from sedarchive.readers.faults import unreadable
+from sedarchive.readers.faults import left_out, unreadable
+from sedarchive.readers.opening import open_checkpoint
 
 _MANY, _FINE = 20_000, 1024
 
@@ -28,8 +30,10 @@ def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps:
 
     Raises
     ------
+    MemoryBudgetError
+        If a slab of a tensor does not fit `max_mem`.
     UnreadableCheckpointError
-        If one row of a tensor does not fit `max_mem`, or more than 20,000 tensors hold less than 1 KiB on average.
+        If more than 20,000 tensors hold less than 1 KiB on average.
     """
     n_bytes = sum(spec.nbytes for spec in specs)
     if len(specs) > _MANY and n_bytes < _FINE * len(specs):
@@ -42,4 +46,27 @@ def check_bounds(path: Path, specs: Collection[TensorSpec], max_mem: int, steps:
     try:
         ingest_workers(grids, 1, max_mem, 1)
     except MemoryBudgetError as error:
-        raise UnreadableCheckpointError(f"{path}: {error}") from error
+        raise MemoryBudgetError(f"{path}: {error}", error.needed) from error
+
+
+def none_fits(checkpoints: Iterable[CheckpointSource], max_mem: int, steps: ChunkSteps) -> list[Finding]:
+    """Findings on all checkpoints of a run, if none of them fits `max_mem`; none as soon as one is fit or unreadable.
+
+    Parameters
+    ----------
+    checkpoints
+        Those of the run.
+    max_mem, steps
+        As for :func:`check_bounds`.
+    """
+    found: list[Finding] = []
+    for source in checkpoints:
+        try:
+            with TemporaryDirectory(prefix="sedarchive-") as spool, open_checkpoint(source, Path(spool)) as reader:
+                check_bounds(source.path, reader.specs.values(), max_mem, steps)
+            return []
+        except MemoryBudgetError as error:
+            found.append(left_out(error, source.step))
+        except HistoryError:
+            return []
+    return found

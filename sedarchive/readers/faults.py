@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sedarchive.errors import SedarchiveError, UnreadableCheckpointError
+from sedarchive.errors import MemoryBudgetError, SedarchiveError, UnreadableCheckpointError
+from sedarchive.history import Finding
 
 WRITE_AGAIN = "copy it again from where it was written, or leave this checkpoint out"
 
@@ -12,6 +13,12 @@ WRITE_AGAIN = "copy it again from where it was written, or leave this checkpoint
 def unreadable(path: Path, cause: str, way_out: str = WRITE_AGAIN) -> UnreadableCheckpointError:
     """Error that names the file, the cause and the way out."""
     return UnreadableCheckpointError(f"{path}: {cause}; {way_out}")
+
+
+def left_out(error: SedarchiveError, step: int) -> Finding:
+    """Finding on a checkpoint that is not taken: a sound one that needs more memory than is given is not unreadable."""
+    check = "beyond_max_mem" if isinstance(error, MemoryBudgetError) else "unreadable_checkpoint"
+    return Finding(check, "error", str(error), step=step)
 
 
 @contextmanager
