@@ -364,9 +364,9 @@ def struck(module, args, before=""):
         ("duckdb", ["query", "history"]),
     ],
 )
-def test_an_interrupt_during_the_imports_is_130_without_a_word(module, args):
+def test_an_interrupt_during_the_imports_is_130_with_the_word_of_later_ones(module, args):
     done = struck(module, args)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
 def test_a_job_in_the_background_ignores_the_interrupts_of_the_terminal():

@@ -1,21 +1,28 @@
-"""Ctrl-C: at once and quietly before a command has begun, a KeyboardInterrupt while it works."""
+"""Ctrl-C: at once, with one word, before a command has begun, a KeyboardInterrupt while it works."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 INTERRUPTED = 130
 
 
 def leave_at_once() -> None:
-    """End this process without a word on Ctrl-C from now on: nothing is written yet, so nothing needs to be undone.
+    """End this process on Ctrl-C from now on, and say so: nothing is written yet, so nothing needs to be undone.
 
     An exception would not do: raised in the middle of an import, it comes out as a traceback or as another error.
     """
     if _is_ours():
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    with suppress(OSError):  # who closed our stderr needs no word
+        os.write(2, b"error: interrupted\n")  # not print: what it would write to may be in the middle of a line
+    os._exit(INTERRUPTED)
 
 
 @contextmanager
