@@ -12,6 +12,7 @@ from sedarchive.compute.matrix import aspect_rows, matrix_rows
 from sedarchive.compute.matrix.aspect_rows import METRICS, aspect_null
 from sedarchive.compute.options import ComputeOptions
 from sedarchive.compute.plans import plan_compute
+from sedarchive.compute.refresh import compute
 from sedarchive.compute.requests import MatrixRequests
 from sedarchive.matrix.aspect import MOST_PARTS, Cut, parts_metrics
 from sedarchive.matrix.density import fit_tail
@@ -205,13 +206,26 @@ def test_the_command_takes_both_requests_and_keeps_them(analysis, tmp_path, few_
     write_safetensors(tmp_path / "run", walk(3, shapes=SHAPES))
     analysis.ingest(tmp_path / "run")
     place = ("--archive", analysis.archive, "--db", analysis.database, "--no-inference", "--quiet")
-    run_here("compute", *place, "--truncated", "--fixed-aspect", "1", "--fixed-aspect", "2")
-    run_here("compute", *place)
+    said = run_here("compute", *place, "--truncated", "--fixed-aspect", "1", "--fixed-aspect", "2").stderr
+    again = run_here("compute", *place).stderr
+    n = 3 * 5 * 2  # checkpoints, matrices (queries, keys and values apart), aspects
+    assert f"; sub-matrices of a fixed aspect: {n} computed, 0 reused\n" in said
+    assert f"; sub-matrices of a fixed aspect: 0 computed, {n} reused\n" in again
     with Database.read(analysis.database) as tables:
         sql = "SELECT kind, value FROM requests WHERE kind IN ('truncated', 'fixed_aspect') ORDER BY ALL"
         assert tables.rows(sql).rows == [("fixed_aspect", "1.0"), ("fixed_aspect", "2.0"), ("truncated", "yes")]
         assert tables.rows("SELECT count(alpha_truncated_status) > 0 FROM matrix_stats").rows == [(True,)]
     run_here("compute", *place, "--fixed-aspect", "0.5", code=2)
+
+
+def test_progress_tells_sub_matrices_and_their_nulls_from_whole_matrices(analysis, tmp_path, few_draws):
+    write_safetensors(tmp_path / "run", walk(2, shapes=SHAPES))
+    analysis.ingest(tmp_path / "run")
+    seen = {}
+    options = ComputeOptions(inference=False, matrices=MatrixRequests(aspects=(1.0,)))
+    compute(analysis.archive, analysis.database, options, lambda stage, done, total: seen.update({stage: done / total}))
+    for stage in ("spectra run", "spectra of sub-matrices run", "nulls of sub-matrices"):
+        assert seen[stage] == 1
 
 
 def test_bytes_that_cannot_be_read_become_a_finding_and_the_rest_is_computed(analysis, tmp_path, few_draws):

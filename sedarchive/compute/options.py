@@ -106,6 +106,5 @@ class RunComputed:
         if self.error:
             return f"{self.run}: {self.error}"
         gram = f"Gram matrices of {counted(self.gram.computed, 'tensor')} computed, {self.gram.reused} reused"
-        spectra = f"spectra: {self.spectra.computed} computed, {self.spectra.reused} reused"
         windows = self.no_window or f"{counted(self.window_sets, 'set')} of windows derived"
-        return f"{self.run}: {gram}; {windows}; {spectra}"
+        return f"{self.run}: {gram}; {windows}; {self.spectra.describe()}"

@@ -260,7 +260,8 @@ class _Job:
         refresh_matrix_stats(parts.run.name, self.turns, self.options.row_maker, self.requests.matrices.truncated)
         if self.requests.matrices.aspects:
             aspects = self.options.aspects
-            report.spectra.failed |= refresh_aspects(parts, aspects, self.turns, self.sweeps, self.progress)
+            cut = refresh_aspects(parts, aspects, self.turns, self.sweeps, self.progress)
+            report.spectra = report.spectra.with_aspects(cut)
         refresh_lifecycle(parts.run.name, self.turns.database)
         unreadable = [name for name in report.spectra.failed if name not in report.gram.failed]
         if unreadable:

@@ -104,6 +104,11 @@ class SpectraOptions:
     aspects: tuple[float, ...] = ()
     """Instead of whole matrices their sub-matrices of these aspect ratios."""
 
+    @property
+    def words(self) -> str:
+        """What the sweep does, for people."""
+        return "spectra of sub-matrices" if self.aspects else "spectra"
+
 
 def sweep_spectra(
     anatomy: Anatomy,
@@ -120,7 +125,7 @@ def sweep_spectra(
     while portion := list(islice(results, _FLUSH_TASKS)):
         done += len(portion)
         yield [found for task in portion for found in task]
-        progress(f"spectra {anatomy.run.name}", done, len(plan.tasks))
+        progress(f"{options.words} {anatomy.run.name}", done, len(plan.tasks))
 
 
 def _spectra_task(

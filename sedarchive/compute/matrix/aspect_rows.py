@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from sedarchive.compute.matrix.matrix_rows import ADVISED_TAIL, Columns, summary_of
-from sedarchive.compute.matrix.spectra_rows import MatrixAt, by_tensor, content_of, part_key, wanted_at
+from sedarchive.compute.matrix.spectra_rows import (
+    MatrixAt,
+    SpectraOutcome,
+    by_tensor,
+    content_of,
+    part_key,
+    wanted_at,
+)
 from sedarchive.compute.turns import Turns
 from sedarchive.digests import canonical_digest
 from sedarchive.executor import Executor, Progress
@@ -75,8 +82,8 @@ def _missing(
 
 def refresh_aspects(
     anatomy: Anatomy, request: AspectRequest, turns: Turns, executor: Executor, progress: Progress
-) -> dict[str, str]:
-    """Bring a run's rows of ``aspect_stats`` up to date; return why some tensors could not be read, by name.
+) -> SpectraOutcome:
+    """Bring a run's rows of ``aspect_stats`` up to date; what is counted is a matrix at one step and aspect.
 
     Raises
     ------
@@ -88,16 +95,18 @@ def refresh_aspects(
     known = _known(turns.database, run, digests)
     turns.database.keep(TABLE, {"run": run}, ("matrix", "step", "aspect"), sorted(known))
     missing = _missing(anatomy, request, digests, known)
-    failed: dict[str, str] = {}
+    outcome = SpectraOutcome(len(missing), len(known))
+    before = anatomy.run.store.counts.so_far
     if missing:
         turns.end()
         todo: set[MatrixAt] = {at[:2] for at in missing}
         for portion in sweep_spectra(anatomy, by_tensor(anatomy, todo), request.options, executor, progress):
-            failed |= {found.leaf.tensor: found.problem for found in portion if found.problem}
+            outcome.failed |= {found.leaf.tensor: found.problem for found in portion if found.problem}
             rows = [row for at, found in _by_matrix(anatomy, portion) if at in missing for row in _rows(at, found)]
             _insert(turns, run, rows, digests)
-    _refresh_nulls(run, turns, executor)
-    return failed
+    outcome.reads = anatomy.run.store.counts.so_far - before
+    _refresh_nulls(run, turns, executor, progress)
+    return outcome
 
 
 def _digests(anatomy: Anatomy, request: AspectRequest) -> dict[AspectAt, str]:
@@ -177,7 +186,7 @@ def _insert(turns: Turns, run: str, rows: Sequence[dict[str, Any]], digests: Map
         database.insert(TABLE, {"run": run, **columns})
 
 
-def _refresh_nulls(run: str, turns: Turns, executor: Executor) -> None:
+def _refresh_nulls(run: str, turns: Turns, executor: Executor, progress: Progress) -> None:
     """Draw the nulls that the rows of a run lack."""
     digest = canonical_digest([NULL_ALGORITHM, list(METRICS), DRAWS, _DRAWN_NUMBERS])[:16]
     turns.database.keep(NULLS, {}, ("digest",), [(digest,)])
@@ -185,7 +194,10 @@ def _refresh_nulls(run: str, turns: Turns, executor: Executor) -> None:
     if not shapes:
         return
     turns.end()
-    nulls = list(executor.map(partial(aspect_null, draws=DRAWS), shapes))
+    nulls: list[Columns] = []
+    for null in executor.map(partial(aspect_null, draws=DRAWS), shapes):
+        nulls.append(null)
+        progress("nulls of sub-matrices", len(nulls), len(shapes))
     with turns.database.transaction():
         for (longer, shorter, n_parts), null in zip(shapes, nulls, strict=True):
             where = {"part_longer": longer, "part_shorter": shorter, "n_parts": n_parts}

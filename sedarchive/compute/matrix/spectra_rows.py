@@ -5,7 +5,7 @@ costs its new steps, and an interrupted sweep goes on where it stopped.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,20 @@ class SpectraOutcome:
     """Chunks of weights that the sweep fetched."""
     failed: dict[str, str] = field(default_factory=dict)
     """Tensor -> why some of its steps could not be read."""
+    aspects: "SpectraOutcome | None" = None
+    """What those of sub-matrices took, if any were wanted."""
+
+    def with_aspects(self, aspects: "SpectraOutcome") -> "SpectraOutcome":
+        """Both sweeps together: what either could not read is told."""
+        return replace(self, aspects=aspects, failed=self.failed | aspects.failed)
+
+    def describe(self) -> str:
+        """Part of a line for people."""
+        more = f"; sub-matrices of a fixed aspect: {self.aspects._numbers()}" if self.aspects else ""
+        return f"spectra: {self._numbers()}{more}"
+
+    def _numbers(self) -> str:
+        return f"{self.computed} computed, {self.reused} reused"
 
 
 def missing_spectra(anatomy: Anatomy, database: Database | None, every: int, exact: bool) -> dict[str, list[int]]:
