@@ -11,8 +11,8 @@ from sedarchive.result import Result
 from sedarchive.tables import Database, write_parquet
 
 ExportFormat = Literal["csv", "parquet"]
-_LONG_FORM = {"matrix_spectra": "matrix_sigmas"}
-"""Tables with a list column and the view that gives it a row an entry, for CSV."""
+_LONG_FORM = {"matrix_spectra": ("sigma", "matrix_sigmas")}
+"""Tables with a column of lists, that column, and the view that gives it a row an entry, for CSV."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,21 @@ def export(database: Database, folder: Path, format: ExportFormat) -> Iterator[E
     folder.mkdir(parents=True, exist_ok=True)
     for table in dict.fromkeys(database.describe().column("table")):
         if table != "schema_meta":
-            columns = "*" if format == "parquet" or table not in _LONG_FORM else "* EXCLUDE (sigma)"
+            columns = "*" if format == "parquet" or table not in _LONG_FORM else f"* EXCLUDE ({_LONG_FORM[table][0]})"
             yield _write(database.rows(f'SELECT {columns} FROM "{table}" ORDER BY ALL'), folder / table, format)
     for name, recipe in sorted(find_recipes().items()):
         yield _write(run_recipe(database.connection, recipe, {}), folder / "recipes" / name, format)
+
+
+def not_exported(format: ExportFormat) -> list[str]:
+    """Sentences on the columns that a format leaves out, and where their values are."""
+    if format == "parquet":
+        return []
+    return [
+        f"{table}.csv leaves out the column {column}, of lists, which CSV does not have: {view}.csv holds its entries, "
+        "a row each; --format parquet keeps it"
+        for table, (column, view) in _LONG_FORM.items()
+    ]
 
 
 def _write(result: Result, stem: Path, format: ExportFormat) -> Exported:

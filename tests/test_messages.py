@@ -234,6 +234,37 @@ def test_a_database_in_a_folder_that_is_not_there_says_so(archive, tmp_path):
     assert re.search(r"No such file or directory\); .*--db", said)
 
 
+def test_an_output_that_cannot_be_written_is_named_with_cause_and_way_out(place, archive, database, tmp_path):
+    (tmp_path / "file").write_text("")
+    for args, path, way_out in (
+        (["plot", "-o"], "none/edge.png", r", with --output"),
+        (["query", "history", "-o"], "none/h.csv", r", with --output"),
+        (["query", "history", "-o"], "none/h.parquet", ""),
+        (["export"], "file", ", with FOLDER"),
+    ):
+        said = run_here(*args, tmp_path / path, *database, code=1).stderr
+        assert re.fullmatch(
+            rf"error: {tmp_path / path} cannot be written \((No such file or directory|File exists)\); "
+            rf"name another place, in a folder that you may write{way_out}\n",
+            said,
+        ), said
+    said = run_here("restore", "seed_one", "--to", tmp_path / "file/x", *archive, code=1).stderr
+    assert re.search(r"file/x/.* cannot be written \(Not a directory\); .* with --to\n", said), said
+
+
+def test_export_says_which_column_of_a_table_only_parquet_holds(database, tmp_path):
+    said = run_here("export", tmp_path / "csv", *database).stderr
+    assert "leaves out" not in run_here("export", tmp_path / "parquet", "--format", "parquet", *database).stderr
+    differ = {}
+    for path in tmp_path.glob("parquet/**/*.parquet"):
+        text = tmp_path / "csv" / path.relative_to(tmp_path / "parquet").with_suffix(".csv")
+        columns = {*duckdb.sql(f"SELECT * FROM '{path}' LIMIT 0").columns}
+        if more := columns ^ {*text.read_text().splitlines()[0].split(",")}:
+            differ[path.stem] = more
+    assert differ == {"matrix_spectra": {"sigma"}}
+    assert re.search(r"matrix_spectra\.csv leaves out the column sigma, .*: matrix_sigmas\.csv holds its entries", said)
+
+
 # Few checkpoints
 
 

@@ -268,7 +268,7 @@ def restore(
     if everything and step:
         raise typer.BadParameter("--all and --step exclude each other", param_hint="--all")
     written = []
-    with handled("files named above are complete; --force replaces them"):
+    with handled("files named above are complete; --force replaces them", to, "--to"):
         opened = Archive(archive).run(run)
         steps = opened.steps if everything else (step or opened.steps[-1:])
         for restored in restore_steps(opened, steps, to, force):

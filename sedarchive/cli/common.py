@@ -146,10 +146,17 @@ GOES_ON = "what was finished is kept, and the same command goes on from there"
 
 
 @contextmanager
-def handled(after_interrupt: str = "") -> Iterator[None]:
+def handled(after_interrupt: str = "", output: Path | None = None, way_out: str = "--output") -> Iterator[None]:
     """Turn the errors of the library into one line on stderr and an exit code.
 
-    ``after_interrupt`` says what Ctrl-C leaves behind, if there is anything to say.
+    Parameters
+    ----------
+    after_interrupt
+        What Ctrl-C leaves behind, if there is anything to say.
+    output
+        File or folder that is written, if one is.
+    way_out
+        What names another one.
     """
     interrupted = "; ".join(filter(None, ("interrupted", after_interrupt)))
     try:
@@ -167,7 +174,15 @@ def handled(after_interrupt: str = "") -> Iterator[None]:
         sys.stderr.close()  # the reader of our output has gone, as `head` does
         raise typer.Exit(DONE) from None
     except OSError as error:
-        fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        fail(_what_failed(error, output, way_out))
+
+
+def _what_failed(error: OSError, output: Path | None, way_out: str) -> str:
+    """Words on a file: of one that was to be written also the way out."""
+    cause, name = error.strerror or str(error), str(error.filename or "")
+    if output is not None and name.startswith(str(output)):
+        return f"{name} cannot be written ({cause}); name another place, in a folder that you may write, with {way_out}"
+    return f"{name}: {cause}".removeprefix(": ")
 
 
 def exit_code(error: SedarchiveError) -> int:

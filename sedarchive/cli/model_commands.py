@@ -66,7 +66,7 @@ def prune(
     from sedarchive.render import write_result
 
     options = PruneOptions(k, rule, protect, alpha, seed)
-    with handled():
+    with handled(output=output):
         plan = plan_pruning(archive, database, run, step, options)
         written = write_pruned(plan, plan.chosen(rule), output, force) if output else []
     if json_output:
@@ -144,7 +144,7 @@ def warmup(
     if like and width:
         raise typer.BadParameter("--like gives a width already; leave --width out", param_hint="--width")
     options = WarmupOptions(scale, like, seed, _factor(width))
-    with handled():
+    with handled(output=output):
         warmed = warm_up(archive, database, run, step, options, output, force)
     if json_output:
         write_json({**asdict(warmed), "written": [str(path) for path in warmed.written]})

@@ -22,6 +22,7 @@ from sedarchive.cli.common import (
 from sedarchive.words import counted
 
 if TYPE_CHECKING:
+    from sedarchive.export import ExportFormat
     from sedarchive.result import Result
 
 
@@ -66,7 +67,7 @@ def query(
     if json_output and output_format not in (None, "json"):
         raise typer.BadParameter(f"--json and --format {output_format} exclude each other", param_hint="--format")
     values = _pairs(param or [])
-    with handled():
+    with handled(output=output):
         form = choose_format("json" if json_output else output_format, output)
         result = answer(database, what, values)
         write_answer(result, form, output)
@@ -127,18 +128,24 @@ def export(
 ) -> None:
     """Write every table and every recipe to a file.
 
+    CSV has no lists: the column sigma of matrix_spectra is in matrix_sigmas.csv alone, a row an entry.
+
     Example: sedarchive export paper/ --format csv
     """
     from sedarchive.export import export as export_tables
+    from sedarchive.export import not_exported
     from sedarchive.tables import Database
 
     if output_format not in ("csv", "parquet"):
         raise typer.BadParameter("use csv or parquet", param_hint="--format")
-    with handled(), Database.read(database) as tables:
-        written = list(export_tables(tables, folder, "csv" if output_format == "csv" else "parquet"))
+    with handled(output=folder, way_out="FOLDER"), Database.read(database) as tables:
+        form: ExportFormat = "csv" if output_format == "csv" else "parquet"
+        written = list(export_tables(tables, folder, form))
     if json_output:
         write_json([{"path": str(file.path), "rows": file.n_rows} for file in written])
     say(f"{counted(len(written), 'file')} in {folder}, {sum(file.n_rows > 0 for file in written)} of them with rows")
+    for sentence in not_exported(form):
+        say(sentence)
 
 
 def plot(
@@ -165,7 +172,7 @@ def plot(
         check_suffix(output)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--output") from error
-    with handled(), Database.read(database) as tables:
+    with handled(output=output), Database.read(database) as tables:
         size = window or asked_window(tables.connection, 10)
         missing = draw_edge(tables, output, size, scope, metric or "val_loss", metric_needed=metric is not None)
     say(printable("\n".join([*missing, str(output)])))

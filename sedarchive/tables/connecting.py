@@ -42,7 +42,12 @@ def _why_not_opened(path: Path, message: str) -> str:
         return f"{path} was written by a newer DuckDB; upgrade with `pip install -U duckdb`, or name another with --db"
     if "not a valid DuckDB database" in message:
         return f"{path} is not a DuckDB database; name another file with --db"
-    denied = next((cause for cause in _NO_ACCESS if cause in message), None)
+    denied = no_access(message)
     if denied:
         return f"{path} cannot be opened or made ({denied}); name a file in a folder that you may write with --db"
     return f"{path} cannot be opened: {message.splitlines()[0]}"
+
+
+def no_access(message: str) -> str | None:
+    """Why a file could not be opened or made, in the words of the system, if a message of DuckDB holds them."""
+    return next((cause for cause in _NO_ACCESS if cause in message), None)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sedarchive.errors import DatabaseError
 from sedarchive.result import Result
 from sedarchive.tables.columns import WRITABLE_TYPES, column_array, object_array
+from sedarchive.tables.connecting import no_access
 
 
 def write_parquet(result: Result, path: str | Path) -> None:
@@ -30,7 +31,9 @@ def write_parquet(result: Result, path: str | Path) -> None:
             memory.execute(f"CREATE TABLE rows_out AS SELECT {typed} FROM incoming_rows")
             memory.execute("COPY rows_out TO ? (FORMAT parquet, COMPRESSION zstd)", [str(path)])
         except duckdb.Error as error:
-            raise DatabaseError(f"{path} cannot be written: {error}") from error
+            denied = no_access(str(error))
+            why = f" ({denied}); name another place, in a folder that you may write" if denied else f": {error}"
+            raise DatabaseError(f"{path} cannot be written{why}") from error
 
 
 def _arrays(result: Result) -> list[NDArray[Any]]:
