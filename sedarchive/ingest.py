@@ -19,7 +19,16 @@ from sedarchive.archive import Archive, RunWriter
 from sedarchive.archive.commits import RUN_RECORD, Commit, latest, tensor_hash
 from sedarchive.archive.run import run_group
 from sedarchive.archive.store import CheckedStore
-from sedarchive.audit import Look, RunDigests, digest_evidence, merged, runs_alike, standing, tracks_of
+from sedarchive.audit import (
+    Look,
+    RunDigests,
+    digest_evidence,
+    merged,
+    runs_alike,
+    standing,
+    tracks_of,
+    without_archived,
+)
 from sedarchive.batches import (
     CheckpointReadError,
     OpenedCheckpoint,
@@ -278,7 +287,8 @@ class RunIngest:
         if metrics or added:
             self._writer.write_metrics([*metrics, *added])
         still = standing(self._writer.findings, self._look, self._writer.steps)
-        self._writer.describe(self._config(facts), [*still, *self.report.findings])
+        paths = {commit.source["path"] for commit in self._commits}
+        self._writer.describe(self._config(facts), without_archived([*still, *self.report.findings], paths))
         lacking = coverage_findings(self._writer.steps, [*before, *metrics, *added])
         self.report.findings = merged([*self.report.findings, *lacking])
 

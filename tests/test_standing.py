@@ -241,6 +241,25 @@ def test_a_doubled_step_is_told_until_its_file_is_called_the_right_one(tmp_path,
     assert told(places) == {}
 
 
+def test_a_file_without_a_step_that_was_archived_on_its_own_is_no_more_told_as_passed_over(tmp_path, places):
+    paths = logged_run(tmp_path / "run")
+    final = paths[0].rename(tmp_path / "run/final.safetensors")
+    (tmp_path / "run/best.safetensors").write_bytes(paths[2].read_bytes())
+
+    def passed_over():
+        found = Archive(tmp_path / "a.zarr").run("run").findings
+        return sorted(one.detail.replace(": no step in the name;", "") for one in found if one.check_name == "no_step")
+
+    take(tmp_path / "run", places)
+    assert passed_over() == ["best.safetensors passed over", "final.safetensors passed over"]
+    take(final, places, "--run", "run")
+    taken = ["best.safetensors passed over", "final.safetensors taken as step 0"]
+    assert passed_over() == taken
+    take(final, places, "--run", "run")
+    take(tmp_path / "run", places)  # it is passed over again, and is in the archive as before
+    assert passed_over() == taken
+
+
 LOOK = Look(found={10, 20}, opened={20})
 
 

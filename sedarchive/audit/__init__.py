@@ -11,7 +11,7 @@ from sedarchive.audit.merging import merged
 from sedarchive.audit.numbers import counted_evidence
 from sedarchive.audit.repeats import repeat_evidence
 from sedarchive.audit.runs import RunDigests, runs_alike
-from sedarchive.audit.standing import Look, standing
+from sedarchive.audit.standing import Look, standing, without_archived
 from sedarchive.audit.tracks import Tracks, tracks_of
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "spacing_evidence",
     "standing",
     "tracks_of",
+    "without_archived",
 ]
 
 

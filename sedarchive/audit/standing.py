@@ -43,6 +43,23 @@ def standing(earlier: Iterable[Finding], look: Look, archived: Collection[int]) 
     return [finding for finding in earlier if _stands(finding, look, archived)]
 
 
+def without_archived(findings: Iterable[Finding], paths: Collection[str]) -> list[Finding]:
+    """Findings but for those on files without a step that were archived on their own, under the step they were given.
+
+    Parameters
+    ----------
+    findings
+        Those of a run.
+    paths
+        Where its archived checkpoints come from, relative to its folder.
+    """
+    return [one for one in findings if not (_is_passed_over(one) and one.detail.partition(":")[0] in paths)]
+
+
+def _is_passed_over(finding: Finding) -> bool:
+    return finding.check_name == "no_step" and finding.step is None
+
+
 def _stands(finding: Finding, look: Look, archived: Collection[int]) -> bool:
     if finding.check_name in _OF_SOURCES:
         return _source_stands(finding, look, archived)

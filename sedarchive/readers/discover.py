@@ -294,9 +294,8 @@ class _Finder:
         draft = Draft([self._candidate(step or StepName(value), self._root)])
         if step is None:
             what = f"step {value}, its {key}" if told else "step 0"
-            draft.findings.append(
-                Finding("no_step", "info", f"{self._root.name}: no step in the name; taken as {what}")
-            )
+            detail = f"{self._root.name}: no step in the name; taken as {what}"
+            draft.findings.append(Finding("no_step", "info", detail, step=value))
         inside = self._root.is_dir() and step is None
         folder = self._root if inside else _run_folder(self._root.parent)
         self._drafts[folder] = draft

@@ -73,7 +73,8 @@ def hub_main(repository: Path, place: str) -> Draft:
         if label == "main" and problem is None:
             path = repository / "snapshots" / commit
             draft.candidates.append(Candidate(StepName(0), path, label, f"{place}/{label}"))
-            draft.findings.append(Finding("no_step", "info", "revision main: no step in the name; taken as step 0"))
+            detail = "revision main: no step in the name; taken as step 0"
+            draft.findings.append(Finding("no_step", "info", detail, step=0))
     return draft
 
 
