@@ -9,15 +9,14 @@ finding; the rest is ingested.
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sedarchive.archive import Archive, RunWriter
-from sedarchive.archive.commits import RUN_RECORD, Commit, latest, tensor_hash
-from sedarchive.archive.run import run_group
+from sedarchive.archive.commits import Commit, latest, tensor_hash
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import (
     Look,
@@ -39,11 +38,11 @@ from sedarchive.batches import (
     tensor_tasks,
 )
 from sedarchive.comparison import Archived, check_replaced, compare, digests_of
-from sedarchive.errors import ArchiveError, HistoryError, MemoryBudgetError, NoCheckpointsError
+from sedarchive.errors import ArchiveError, HistoryError, MemoryBudgetError
 from sedarchive.executor import Executor, Progress, no_progress
 from sedarchive.floats import count_nonfinite
-from sedarchive.history import DTYPES, CheckpointSource, Finding, RunSource, TensorSpec
-from sedarchive.logs import Aliases, coverage_findings, read_metrics
+from sedarchive.history import DTYPES, CheckpointSource, RunSource, TensorSpec
+from sedarchive.logs import coverage_findings, read_metrics
 from sedarchive.lowrank.settings import ADAPTER
 from sedarchive.modelconfig import config_to_keep, with_checkpoint, with_given
 from sedarchive.plan.grid import ChunkSteps, chunk_grid
@@ -51,15 +50,15 @@ from sedarchive.plan.memory import copies_bytes
 from sedarchive.plan.tasks import ingest_workers
 from sedarchive.readers import CheckpointReader, fingerprint, open_checkpoint
 from sedarchive.readers.adapters import without_contradiction
-from sedarchive.readers.bounds import check_bounds, none_fits
-from sedarchive.readers.discover import find_runs
+from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.faults import left_out
-from sedarchive.readers.selection import Selection
 from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
 from sedarchive.readers.training import checkpoint_settings, training_facts, with_training
 from sedarchive.roles import assign_roles, check_heads
-from sedarchive.sizes import GIB, KIB, MIB, format_size
-from sedarchive.words import counted
+from sedarchive.sizes import GIB, KIB
+from sedarchive.sources import IngestOptions, RunReport, find_sources, without_too_large
+
+__all__ = ["IngestOptions", "RunReport", "ingest"]
 
 _BATCH = 8
 """Checkpoints a batch at least: the steps of most chunks."""
@@ -68,57 +67,6 @@ _BATCH_BYTES = 4 * GIB
 and writes the partly filled chunks of small tensors again; no more than this is lost where a process dies."""
 _TENSOR_BYTES = 2 * KIB
 """Of a tensor in an open checkpoint: its names, its spec, where it stands."""
-
-
-@dataclass(frozen=True)
-class IngestOptions:
-    """How to ingest."""
-
-    run: str | None = None
-    """Name for the run, where one run is found."""
-    steps_per_chunk: int | None = None
-    codec: str = "none"
-    workers: int = 1
-    max_mem: int = 512 * MIB
-    verify_sources: bool = False
-    """Read every archived checkpoint's source again and compare its digest."""
-    step_pattern: str | None = None
-    aliases: Aliases = field(default_factory=Aliases)
-    """The user's own names for logged metrics."""
-    selection: Selection = field(default_factory=Selection)
-    """Which of the checkpoints found are taken, and what their labels mean."""
-    replace: tuple[int, ...] = ()
-    """Steps whose source is the right one, though the archive holds other content: it is archived in its place."""
-    heads: int | None = None
-    """Attention heads, kept with the runs for all that is computed later."""
-    kv_heads: int | None = None
-
-
-@dataclass
-class RunReport:
-    """What ingest did for one run."""
-
-    run: str
-    found: int = 0
-    """Checkpoints found on disk."""
-    already: int = 0
-    """Of these, archived before."""
-    added: int = 0
-    replaced: int = 0
-    """Of the added ones, those that took the place of an archived one."""
-    n_bytes: int = 0
-    """Bytes of weights added."""
-    metrics: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    error: str | None = None
-    """Why the run was refused, if it was, or which archived checkpoint's source has changed."""
-
-    def describe(self) -> str:
-        """One line for people."""
-        done = f"{counted(self.added, 'checkpoint')} added ({format_size(self.n_bytes)})"
-        done += f", {self.replaced} of them in place of archived ones" if self.replaced else ""
-        done = "refused" if self.error and not self.added else done
-        return f"{self.run}: {done}, {self.already} already archived, {counted(self.metrics, 'logged value')}"
 
 
 def ingest(
@@ -137,7 +85,7 @@ def ingest(
     """
     sources, refused = find_sources(paths, options)
     check_replaced(sources, options.replace)
-    sources, too_large = _without_too_large(sources, archive, options)
+    sources, too_large = without_too_large(sources, archive, options)
     refused += too_large
     if not sources:
         return refused
@@ -156,55 +104,6 @@ def _other_digests(archive: Path, names: Collection[str]) -> list[RunDigests]:
         return digests_of(run for run in Archive(archive).runs() if run.name not in names)
     except ArchiveError:
         return []
-
-
-def find_sources(paths: Sequence[Path], options: IngestOptions) -> tuple[list[RunSource], list[RunReport]]:
-    """Runs found under some paths, and a report on each path or run that is refused; the others go on.
-
-    Raises
-    ------
-    NoCheckpointsError
-        If there is no run at all.
-    """
-    sources: dict[str, RunSource] = {}
-    refused: list[RunReport] = []
-    for path in paths:
-        try:
-            found = find_runs(path, run=options.run, step_pattern=options.step_pattern, selection=options.selection)
-        except HistoryError as error:
-            if len(paths) == 1:
-                raise
-            refused.append(RunReport(str(path), error=str(error)))
-            continue
-        for source in found:
-            other = sources.setdefault(source.name, source)
-            if other.folder != source.folder:
-                refused.append(RunReport(source.name, error=_same_name(other, source)))
-    if not sources:
-        raise NoCheckpointsError("; ".join(str(report.error) for report in refused))
-    return list(sources.values()), refused
-
-
-def _without_too_large(
-    sources: Sequence[RunSource], archive: Path, options: IngestOptions
-) -> tuple[list[RunSource], list[RunReport]]:
-    """Runs to ingest, and a report on each new one of which no checkpoint fits: nothing is made for it."""
-    fitting: list[RunSource] = []
-    refused: list[RunReport] = []
-    for source in sources:
-        is_new = not (archive / run_group(source.name) / RUN_RECORD).exists()
-        n, steps = len(source.checkpoints), ChunkSteps(options.steps_per_chunk, len(source.checkpoints))
-        found = none_fits(source.checkpoints, options.max_mem, steps) if is_new else []
-        if found:
-            error = f"{source.name}: none of its checkpoints fits into --max-mem; nothing was written"
-            refused.append(RunReport(source.name, n, findings=merged([*source.findings, *found]), error=error))
-        else:
-            fitting.append(source)
-    return fitting, refused
-
-
-def _same_name(first: RunSource, second: RunSource) -> str:
-    return f"{second.folder}: {first.folder} is run {first.name} already; ingest this one on its own with --run NAME"
 
 
 def _ingest_guarded(

@@ -28,7 +28,7 @@ LAYERS = [
     {"floats", "gram", "rolling", "nulls", "matrix", "lowrank", "leaves", "inference", "lifecycle"},
     {"plan"},
     {"readers", "logs", "archive", "tables", "recipes", "render"},
-    {"executor", "cluster", "processes", "audit", "batches", "comparison", "freshness"},
+    {"executor", "cluster", "processes", "audit", "batches", "comparison", "freshness", "sources"},
     {"ingest", "restore", "sweeps", "status", "figure", "query", "export", "explain"},
     {"compute", "preview", "inspection"},
     {"demo", "derived"},
@@ -65,6 +65,7 @@ NEIGHBOURS = {
     ("cluster", "executor"),
     ("processes", "executor"),
     ("comparison", "audit"),
+    ("sources", "audit"),
 }
 
 

@@ -36,7 +36,7 @@ from sedarchive.cli.common import (
 from sedarchive.words import counted, did_you_mean
 
 if TYPE_CHECKING:
-    from sedarchive.ingest import IngestOptions
+    from sedarchive.sources import IngestOptions
 
 
 def _run_name(name: str | None) -> str | None:
@@ -127,9 +127,9 @@ def ingest(
 
     Example: sedarchive ingest runs/
     """
-    from sedarchive.ingest import IngestOptions
     from sedarchive.logs import Aliases, read_aliases
     from sedarchive.readers.selection import Selection, read_steps_map
+    from sedarchive.sources import IngestOptions
 
     if arch and not dry_run:
         raise typer.BadParameter("it tells --dry-run what tensors are; give it to compute as well", param_hint="--arch")

@@ -12,7 +12,6 @@ from sedarchive.errors import ArchiveError
 from sedarchive.executor import Progress, no_progress
 from sedarchive.families import Family
 from sedarchive.history import Finding, RunSource, TensorSpec
-from sedarchive.ingest import IngestOptions, find_sources
 from sedarchive.inspection import Hints
 from sedarchive.logs import coverage_findings
 from sedarchive.modelconfig import heads_given
@@ -23,6 +22,7 @@ from sedarchive.preview.runlogs import LogPlan, look_at_logs
 from sedarchive.preview.strays import PassedOver, passed_over
 from sedarchive.preview.survey import chunk_steps, survey_run
 from sedarchive.readers.training import checkpoint_settings, training_facts
+from sedarchive.sources import IngestOptions, find_sources
 
 
 @dataclass(frozen=True)

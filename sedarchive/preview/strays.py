@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sedarchive.errors import HistoryError
 from sedarchive.history import RunSource
-from sedarchive.ingest import IngestOptions
 from sedarchive.readers.folder import weight_files
 from sedarchive.readers.hub import is_hub_repository
 from sedarchive.readers.logfiles import is_log_name
 from sedarchive.readers.steps import FOREIGN_SUFFIXES, WEIGHT_SUFFIXES, compile_step_pattern, is_weights_name
 from sedarchive.readers.training import settings_files
+from sedarchive.sources import IngestOptions
 
 _ENTRY_LIMIT = 20_000
 _SHARD = re.compile(r"-\d+-of-\d+\.")

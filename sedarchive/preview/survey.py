@@ -11,13 +11,13 @@ from typing import Any
 from sedarchive.errors import HistoryError, MemoryBudgetError
 from sedarchive.executor import Progress
 from sedarchive.history import CheckpointSource, Finding, RunSource, TensorSpec
-from sedarchive.ingest import IngestOptions
 from sedarchive.inspection import Hints, Inspection, inspect_reader
 from sedarchive.plan.grid import ChunkSteps
 from sedarchive.readers import CheckpointReader, open_checkpoint
 from sedarchive.readers.bounds import check_bounds
 from sedarchive.readers.faults import left_out
 from sedarchive.readers.toldsteps import ToldStep, told_findings, told_step
+from sedarchive.sources import IngestOptions
 
 
 @dataclass(frozen=True)
