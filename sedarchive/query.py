@@ -13,6 +13,7 @@ from sedarchive.recipes import (
     Recipe,
     absent_values,
     find_recipes,
+    known_values,
     read_recipe,
     run_recipe,
     run_sql,
@@ -78,16 +79,25 @@ def hints(database: Path, archive: Path, what: str, params: Mapping[str, str]) -
     if isinstance(asked, Recipe):
         with Database.read(database) as tables:
             window = usual_values(tables.connection, asked, params).get("window_size")
+            default = next((str(param.default) for param in asked.params if param.name == "window_size"), "")
+            derived = default in known_values(tables.connection, "window_size")
             bare = windows_without_null(tables.connection, asked, params)
         if bare is not None:
             samples = f"`sedarchive compute --window {bare}` samples it"
             found.append(f"no null was asked for windows of {bare}, so it is NULL: {samples}")
         if window is not None and "window_size" not in params:
-            found.append(
-                f"window_size {window}, the smallest asked for: of the default no null was asked for; "
-                "`sedarchive compute --window 10` samples it, and -p window_size=10 shows the windows as they are"
-            )
+            found.append(f"window_size {window}, the smallest asked for: {_why_not(default, derived)}")
     return found
+
+
+def _why_not(default: str, derived: bool) -> str:
+    """Why windows of the default size are not shown, and what shows them."""
+    if not derived:
+        return f"there are no windows of the default, {default}, which need {int(default) + 1} checkpoints"
+    return (
+        f"of the default no null was asked for; `sedarchive compute --window {default}` samples it, and "
+        f"-p window_size={default} shows the windows as they are"
+    )
 
 
 def _recipe_or_sql(what: str) -> Recipe | str:

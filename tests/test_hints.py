@@ -5,6 +5,8 @@ import math
 import pytest
 from small import data_of, few_draws, run_here, walk, write_safetensors
 
+from sedarchive.compute.requests import DEFAULT_WINDOWS
+from sedarchive.recipes.answers import SHORTEST_DERIVED
 from sedarchive.tables import Database
 
 SHAPES = {"h.0.attn.c_attn.weight": (6, 18), "h.0.mlp.c_fc.weight": (6, 12)}
@@ -41,6 +43,29 @@ def asked_for_five(tmp_path_factory):
     ingested(root)
     computed(root, "--window", "5")
     return root
+
+
+# Short runs
+
+
+def test_a_run_too_short_for_windows_is_told_what_it_needs_and_not_to_compute_again(tmp_path):
+    assert min(DEFAULT_WINDOWS) == SHORTEST_DERIVED
+    ingested(tmp_path, n=1)
+    windows_of(tmp_path)
+    needed = "the table windows is empty: a window of W updates needs W + 1 checkpoints, and no run has more than"
+    for recipe in ("spectral_edge", "coupling"):
+        said = run_here("query", recipe, *placed(tmp_path), code=4).stderr.splitlines()
+        assert f"  {needed} 1; ingest more of them and compute again" in said
+    ingested(tmp_path, n=4)
+    windows_of(tmp_path)
+    said = run_here("query", "spectral_edge", *placed(tmp_path), code=4).stderr.splitlines()[-1]
+    way_out = "ask for shorter windows: `sedarchive compute --window 3`"
+    assert said == f"  {needed} 4; ingest more of them and compute again, or {way_out}"
+    windows_of(tmp_path, "--window", "3")
+    said = run_here("query", "spectral_edge", *placed(tmp_path)).stderr
+    assert said == (
+        "window_size 3, the smallest asked for: there are no windows of the default, 10, which need 11 checkpoints\n"
+    )
 
 
 # The default window

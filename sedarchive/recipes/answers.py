@@ -108,6 +108,8 @@ _KNOWN = {
     "target": "SELECT DISTINCT name FROM metrics",
 }
 _SHOWN = 20
+SHORTEST_DERIVED = 5
+"""Updates of the shortest windows that ``compute`` derives for every run, asked or not."""
 NO_TARGET = "no_target"
 """Status of a row of a recipe for whose run the metric asked for is not logged."""
 
@@ -154,12 +156,24 @@ _MADE_BY = {
 def _empty_tables(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> dict[str, str]:
     """What fills the tables that a recipe reads and that hold no row."""
     words = set(re.findall(r"\w+", recipe.sql))
+    words |= {"windows"} if any(param.name == "window_size" for param in recipe.params) else set()
     empty = [
         table
         for table in _MADE_BY
         if table in words and not connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
     ]
-    return {f"table {table}": f"the table {table} is empty: {_MADE_BY[table]}" for table in empty}
+    made_by = {**_MADE_BY, **_too_short_for_windows(connection)}
+    return {f"table {table}": f"the table {table} is empty: {made_by[table]}" for table in empty}
+
+
+def _too_short_for_windows(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Way out where runs were computed and all are too short for a window; nothing where computing helps."""
+    ((longest,),) = connection.execute("SELECT max(n_checkpoints) FROM runs").fetchall()
+    if longest is None or longest > SHORTEST_DERIVED:
+        return {}
+    held = f"a window of W updates needs W + 1 checkpoints, and no run has more than {longest}"
+    shorter = f", or ask for shorter windows: `sedarchive compute --window {longest - 1}`" if longest > 2 else ""
+    return {"windows": f"{held}; ingest more of them and compute again{shorter}"}
 
 
 def has_usable_rows(result: Result) -> bool:
