@@ -12,8 +12,9 @@
 --   correlation of changes of the gap at signal_rank with those of the overlap of its direction with that of the window
 --   before, at feedback_lag (positive: the gap leads), feedback_p over all lags searched. Against
 --   stability the fall of a ratio meets the fall of its own direction's overlap: a small gap turns v_k in random updates
---   too, so that a large r is no news, only one that is largest at signal_rank. status: ok,
---   too_few, unknown (a ratio that is not resolved in every window).
+--   too, so that a large r is no news, only one that is largest at signal_rank. No r has an
+--   interval, on purpose: it would be one about the largest of a search (explain fits.low). status: ok, too_few,
+--   unknown (a ratio that is not resolved in every window).
 WITH
 chosen AS (
     SELECT *

@@ -16,6 +16,7 @@ from sedarchive.compute.inference.flow_rows import (
     time_rows,
 )
 from sedarchive.compute.row_columns import columns_of
+from sedarchive.explain import explain
 from sedarchive.inference.gapflow import RandomHistory
 from sedarchive.tables import Database
 
@@ -160,6 +161,16 @@ def test_a_gap_that_leads_its_stability_is_found_at_its_lag():
     peak, lag = feedback_rows(windows, stability)
     assert (peak["parameter"], lag["parameter"], lag["estimate"]) == ("peak_r", "peak_lag", 3)
     assert peak["estimate"] > 0.95
+
+
+def test_correlations_that_are_searched_for_have_a_p_and_no_interval_and_explain_says_so():
+    windows, loss = planted()
+    stability = np.random.default_rng(2).uniform(0, 1, (80, 6))
+    rows = [*maximality_rows(windows, loss), *stability_rows(windows, stability), *feedback_rows(windows, stability)]
+    searched = {row["fit"] for row in rows if row.get("p") is not None and not {"low", "high"} & row.keys()}
+    assert searched == {row["fit"] for row in rows}
+    told = {column: explain(f"fits.{column}", 100).text for column in ("low", "high")}
+    assert [(name, column) for name in searched for column in told if name not in told[column]] == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 15])
