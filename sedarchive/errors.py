@@ -12,6 +12,7 @@
         ArchiveNotFoundError(FileNotFoundError)
         ArchiveVersionError                  written in another format version
         ArchiveLockedError                   another process writes it
+        UnwritableArchiveError               its folder cannot be written
         DamagedArchiveError                  a chunk or record is missing or fails its checksum
         UnknownNameError(LookupError)        no such run, step, tensor or scope
       MemoryBudgetError(MemoryError)         the plan does not fit into --max-mem
@@ -66,6 +67,10 @@ class ArchiveVersionError(ArchiveError):
 
 class ArchiveLockedError(ArchiveError):
     """Another process is writing this archive."""
+
+
+class UnwritableArchiveError(ArchiveError):
+    """The folder of the archive cannot be written."""
 
 
 class DamagedArchiveError(ArchiveError):

@@ -1,5 +1,6 @@
 """What is said to a user whose words name nothing, whose memory is too small, or who may not write."""
 
+import fcntl
 import math
 import os
 import re
@@ -208,8 +209,10 @@ def forbid(monkeypatch, folder):
 
 
 def test_an_archive_that_cannot_be_written_says_where_to_go(place, archive, tmp_path, monkeypatch):
+    run_here("ingest", place / "runs", "--archive", place / "bare.zarr")
     forbid(monkeypatch, place)
-    said = run_here("compute", *archive, "--db", tmp_path / "b.duckdb", code=1).stderr
+    said = run_here("compute", "--archive", place / "bare.zarr", "--db", tmp_path / "b.duckdb", code=1).stderr
+    assert not (tmp_path / "b.duckdb").exists()
     assert re.search(r"keeps its Gram matrices in the archive, .*cannot be written \(Permission denied\); .*copy", said)
     said = run_here("ingest", place / "runs", *archive, code=1).stderr
     assert re.search(r"`sedarchive ingest` writes into the archive, .*--archive", said)
@@ -217,6 +220,20 @@ def test_an_archive_that_cannot_be_written_says_where_to_go(place, archive, tmp_
     assert "no archive can be made here (Permission denied); name another place with --archive" in said
     plan = run_here("ingest", place / "runs", "--dry-run", *archive, code=1).stdout
     assert "cannot be written; name another place with --archive" in " ".join(plan.split())
+
+
+def test_what_a_compute_before_left_in_an_archive_does_for_ones_own_database(place, archive, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in (place / "a.zarr").rglob("*")}
+    forbid(monkeypatch, place)
+    with few_draws():
+        said = run_here("compute", "--no-inference", *archive, "--db", tmp_path / "b.duckdb").stderr
+    assert "Gram matrices of 0 tensors computed, 3 reused" in said
+    assert "spectra: 60 computed" in said  # they go into the database alone
+    assert {path: path.stat().st_mtime_ns for path in (place / "a.zarr").rglob("*")} == before
+    with (place / "a.zarr/writer.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is writing this archive" in run_here("compute", *archive, "--db", tmp_path / "b.duckdb", code=1).stderr
+    (place / "a.zarr/writer.lock").unlink()
 
 
 @pytest.mark.parametrize("cause", ["Permission denied", "Read-only file system"])

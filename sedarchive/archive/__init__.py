@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import zarr
 
 from sedarchive.archive.commits import RUN_RECORD, read_run_record
-from sedarchive.archive.lock import writer_lock
+from sedarchive.archive.lock import refuse_while_written, writer_lock
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import RESERVED
 from sedarchive.archive.run import RunArchive
@@ -29,6 +29,7 @@ from sedarchive.errors import (
     ArchiveVersionError,
     DamagedArchiveError,
     UnknownNameError,
+    UnwritableArchiveError,
 )
 from sedarchive.words import did_you_mean, few_of
 
@@ -99,16 +100,35 @@ class Archive:
     def writing(self, purpose: str) -> Iterator[CheckedStore]:
         """Hold the writer's lock and hand out a store that may be written.
 
+        Where the folder cannot be written, ``compute`` gets a store to read, whose ``refusal`` says why: what is kept
+        there may all stand already.
+
         Raises
         ------
         ArchiveLockedError
             If another process is writing.
+        UnwritableArchiveError
+            If the folder cannot be written, for any other purpose.
         """
-        with writer_lock(self.path, purpose) as interrupted:
-            remove_partials(self.path)
-            if interrupted:
-                self._clear_up()
-            yield open_store(self.path, write=True)
+        with ExitStack() as stack:
+            try:
+                interrupted = stack.enter_context(writer_lock(self.path, purpose))
+            except UnwritableArchiveError as error:
+                store = self._to_read(purpose, error)
+            else:
+                remove_partials(self.path)
+                if interrupted:
+                    self._clear_up()
+                store = open_store(self.path, write=True)
+            yield store
+
+    def _to_read(self, purpose: str, refusal: UnwritableArchiveError) -> CheckedStore:
+        if purpose != "compute":
+            raise refusal
+        refuse_while_written(self.path)
+        store = open_store(self.path, write=False)
+        store.refusal = refusal
+        return store
 
     def _clear_up(self) -> None:
         """Remove and seal what an interrupted writer left in any run; runs that are damaged stay as they are."""

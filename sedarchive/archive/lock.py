@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sedarchive.errors import ArchiveError, ArchiveLockedError, SedarchiveError
+from sedarchive.errors import ArchiveLockedError, SedarchiveError, UnwritableArchiveError
 
 LOCK_NAME = "writer.lock"
 
@@ -26,7 +26,7 @@ def writer_lock(archive: Path, purpose: str) -> Iterator[bool]:
     ------
     ArchiveLockedError
         If another process holds it; the message names that process.
-    ArchiveError
+    UnwritableArchiveError
         If nothing can be written there.
     """
     path = archive / LOCK_NAME
@@ -61,7 +61,7 @@ def _opened(path: Path, purpose: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         why = "keeps its Gram matrices in the archive" if purpose == "compute" else "writes into the archive"
-        raise ArchiveError(
+        raise UnwritableArchiveError(
             f"{path.parent}: `sedarchive {purpose}` {why}, and this one cannot be written ({error.strerror}); make it "
             "writable, or copy it to where you may write and name the copy with --archive"
         ) from error

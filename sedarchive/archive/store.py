@@ -76,13 +76,15 @@ class ReadCounts:
 class CheckedStore(WrapperStore[LocalStore]):
     """A local store that counts chunk reads and never lets a missing chunk pass as fill values.
 
-    ``expect_chunks`` is off for writers, which look for chunks before they create them.
+    ``expect_chunks`` is off for writers, which look for chunks before they create them. ``refusal`` is why a store that
+    was to be written can only be read; None for any other.
     """
 
     def __init__(self, store: LocalStore, expect_chunks: bool = True) -> None:
         super().__init__(store)
         self.expect_chunks = expect_chunks
         self.counts = ReadCounts()
+        self.refusal: ArchiveError | None = None
         self._written: set[str] = set()
 
     @property
@@ -92,7 +94,7 @@ class CheckedStore(WrapperStore[LocalStore]):
 
     def _with_store(self, store: LocalStore) -> "CheckedStore":
         other = type(self)(store, self.expect_chunks)
-        other.counts, other._written = self.counts, self._written
+        other.counts, other.refusal, other._written = self.counts, self.refusal, self._written
         return other
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:

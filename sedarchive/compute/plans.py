@@ -72,7 +72,15 @@ def with_recorded(options: ComputeOptions, database: Database) -> ComputeOptions
 def plan_runs(
     anatomies: Sequence[Anatomy], store: CheckedStore, database: Database | None, options: ComputeOptions
 ) -> list[RunPlan]:
-    """Plans of all runs; where some do not fit, the refusal names what would do for every one."""
+    """Plans of all runs; where some do not fit, the refusal names what would do for every one.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If one does not fit.
+    UnwritableArchiveError
+        If Gram matrices are to be made and there is no place for them.
+    """
     makers = [partial(_plan_run, parts, store, database, options) for parts in anatomies]
     plans = []
     for at, make in enumerate(makers, start=1):
@@ -80,6 +88,8 @@ def plan_runs(
             plans.append(make())
         except MemoryBudgetError as error:
             raise worst(error, makers[at:]) from None
+    if store.refusal is not None and any(plan.gram.n_tasks for plan in plans):
+        raise store.refusal
     return plans
 
 

@@ -60,12 +60,12 @@ def plan_gram_sweep(anatomy: Anatomy, tensors: Sequence[str], options: GramOptio
 def sweep_gram(
     anatomy: Anatomy, store: CheckedStore, options: GramOptions, executor: Executor, progress: Progress = no_progress
 ) -> GramOutcome:
-    """Bring the Gram matrices of a run up to date; the caller holds the writer's lock."""
+    """Bring the Gram matrices of a run up to date; the caller holds the writer's lock, or there is nothing to do."""
     stored = StoredGrams(anatomy, store, gram_key(anatomy, options))
     todo = stored.missing_tensors() if stored.exists else _leaf_tensors(anatomy)
     outcome = GramOutcome(reused=len(_leaf_tensors(anatomy)) - len(todo))
     if not todo:
-        if stored.exists and not stored.is_final:
+        if stored.exists and not store.read_only and not stored.is_final:
             stored.finish()
         return outcome
     plan = plan_gram_sweep(anatomy, todo, options, executor.workers)

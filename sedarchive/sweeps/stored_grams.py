@@ -194,7 +194,12 @@ class StoredGrams:
         return [folder for folder in self._folder.parent.iterdir() if folder.is_dir() and folder.name != self.key]
 
     def discard_damaged(self) -> list[str]:
-        """Forget the leaves whose stored results cannot be read, so that they are made again; return their names."""
+        """Forget the leaves whose stored results cannot be read, so that they are made again; return their names.
+
+        None where nothing can be written.
+        """
+        if self._store.read_only:
+            return []
         try:
             for part in ("counts", "origin", "updates"):
                 self._read(part)
