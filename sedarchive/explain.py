@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from sedarchive.errors import NothingMatchedError
-from sedarchive.recipes import Param, Recipe, find_recipes
+from sedarchive.recipes import Param, Recipe, read_recipe, recipe_files
 from sedarchive.result import Result
 from sedarchive.tables import Database
 from sedarchive.tables.entries import Entry, entry_of, read_entries
@@ -73,13 +73,13 @@ def explain(name: str, width: int = WIDTH) -> Explanation:
     NothingMatchedError
         If nothing has that name.
     """
-    columns, tables, recipes = _dictionary().columns, _dictionary().tables, find_recipes()
+    columns, tables, recipes = _dictionary().columns, _dictionary().tables, recipe_files()
     if chosen := [column for column in columns if column.table == name]:
         found = _of_table(f"{name}: {tables[name]}", chosen, width)
     elif chosen := [column for column in columns if name in (column.column, column.name)]:
         found = Explanation([column.content for column in chosen], _columns_text(chosen, width))
     elif name in recipes:
-        return _of_recipe(recipes[name], width)
+        return _of_recipe(read_recipe(recipes[name]), width)
     else:
         names = [part for column in columns for part in (column.table, column.column, column.name)]
         raise NothingMatchedError(_unknown(name, [*names, *recipes], tables))

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sedarchive.recipes import (
     find_recipes,
     known_values,
     read_recipe,
+    recipe_files,
     run_recipe,
     run_sql,
     usual_values,
@@ -101,9 +102,9 @@ def _why_not(default: str, derived: bool) -> str:
 
 
 def _recipe_or_sql(what: str) -> Recipe | str:
-    recipes = find_recipes()
+    recipes = recipe_files()
     if what in recipes:
-        return recipes[what]
+        return read_recipe(recipes[what])
     if what.endswith(".sql"):
         text = _read_text(Path(what))
         return read_recipe(Path(what)) if text.lstrip().startswith("-- summary:") else text
@@ -112,7 +113,7 @@ def _recipe_or_sql(what: str) -> Recipe | str:
     return what
 
 
-def _no_recipe(name: str, recipes: Mapping[str, Recipe]) -> str:
+def _no_recipe(name: str, recipes: Collection[str]) -> str:
     near = did_you_mean(name, recipes)
     return f"there is no recipe {name!r}{near}; the recipes are {', '.join(sorted(recipes))}"
 
@@ -199,10 +200,10 @@ def recipe_details(name: str) -> dict[str, Any]:
     UnknownRecipeError
         If there is none of that name.
     """
-    recipes = find_recipes()
+    recipes = recipe_files()
     if name not in recipes:
         raise UnknownRecipeError(_no_recipe(name, recipes))
-    recipe = recipes[name]
+    recipe = read_recipe(recipes[name])
     return {
         "name": recipe.name,
         "summary": recipe.summary,

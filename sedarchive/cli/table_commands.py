@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def _complete_recipes(incomplete: str) -> list[str]:
-    from sedarchive.recipes import find_recipes
+    from sedarchive.recipes import recipe_files
 
-    return [name for name in sorted(find_recipes()) if name.startswith(incomplete)]
+    return [name for name in recipe_files() if name.startswith(incomplete)]
 
 
 def query(

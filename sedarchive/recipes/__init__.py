@@ -12,7 +12,7 @@ from sedarchive.recipes.answers import (
     usual_values,
     windows_without_null,
 )
-from sedarchive.recipes.header import Param, Recipe, check_select, find_recipes, parse_recipe, read_recipe
+from sedarchive.recipes.header import Param, Recipe, check_select, find_recipes, parse_recipe, read_recipe, recipe_files
 
 __all__ = [
     "Param",
@@ -26,6 +26,7 @@ __all__ = [
     "known_values",
     "parse_recipe",
     "read_recipe",
+    "recipe_files",
     "run_recipe",
     "run_sql",
     "shortened",

@@ -77,18 +77,29 @@ class _Field:
 def find_recipes() -> dict[str, Recipe]:
     """All recipes that come with the package, by name.
 
-    They are in the package once it is installed, and beside it in a checkout.
-
     Raises
     ------
     RecipeError
         If one is malformed, or the installation has none.
     """
+    return {name: read_recipe(path) for name, path in recipe_files().items()}
+
+
+def recipe_files() -> dict[str, Path]:
+    """Files of the recipes that come with the package, by name: to read one of them, not all.
+
+    They are in the package once it is installed, and beside it in a checkout.
+
+    Raises
+    ------
+    RecipeError
+        If the installation has none.
+    """
     package = Path(__file__).parents[1]
     folder = next((place for place in (package / "queries", package.parent / "queries") if place.is_dir()), None)
     if folder is None:
         raise RecipeError(f"no recipes beside {package}: the installation is incomplete; install sedarchive again")
-    return {path.stem: read_recipe(path) for path in sorted(folder.glob("*.sql"))}
+    return {path.stem: path for path in sorted(folder.glob("*.sql"))}
 
 
 def read_recipe(path: Path) -> Recipe:
