@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sedarchive.archive import Archive, RunWriter
+from sedarchive.archive import Archive
 from sedarchive.archive.commits import Commit, latest, tensor_hash
 from sedarchive.archive.store import CheckedStore
+from sedarchive.archive.writer import RunWriter
 from sedarchive.audit import (
     Look,
     RunDigests,

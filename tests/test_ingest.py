@@ -17,6 +17,7 @@ from small import (
     write_trainer,
 )
 
+import sedarchive.archive.writer
 import sedarchive.comparison
 import sedarchive.ingest
 from sedarchive.archive import Archive
@@ -116,14 +117,14 @@ def test_an_interruption_while_metrics_are_written_loses_none(tmp_path, monkeypa
     ingest_run(tmp_path)
     (tmp_path / "run/metrics.jsonl").unlink()
     write_log(tmp_path / "run", [5, 20])
-    write = sedarchive.archive.RunWriter._write_series
+    write = sedarchive.archive.writer.RunWriter._write_series
 
     def interrupted(self, path, series):
         write(self, path, series)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sedarchive.archive.RunWriter, "_write_series", interrupted)
+        patch.setattr(sedarchive.archive.writer.RunWriter, "_write_series", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ingest_run(tmp_path)
     assert was_interrupted(tmp_path / "a.zarr")

@@ -11,17 +11,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import zarr
+from typing import TYPE_CHECKING, Any
 
 from sedarchive.archive.commits import RUN_RECORD, read_run_record
 from sedarchive.archive.lock import refuse_while_written, writer_lock
 from sedarchive.archive.manifest import write_manifest
 from sedarchive.archive.names import RESERVED
 from sedarchive.archive.run import RunArchive
-from sedarchive.archive.store import CheckedStore, open_store
-from sedarchive.archive.writer import RunWriter
 from sedarchive.digests import canonical_digest
 from sedarchive.errors import (
     ArchiveError,
@@ -31,15 +27,22 @@ from sedarchive.errors import (
     UnknownNameError,
     UnwritableArchiveError,
 )
+from sedarchive.untrusted import load_json
 from sedarchive.words import did_you_mean, few_of
+
+if TYPE_CHECKING:
+    from sedarchive.archive.store import CheckedStore
 
 FORMAT_VERSION = 1
 
-__all__ = ["FORMAT_VERSION", "Archive", "RunArchive", "RunWriter"]
+__all__ = ["FORMAT_VERSION", "Archive", "RunArchive"]
 
 
 class Archive:
-    """An archive on a local disk, open for reading."""
+    """An archive on a local disk, open for reading.
+
+    What the records tell needs no Zarr, which takes half a second to import: the first array that is opened does.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the archive at ``path``.
@@ -58,9 +61,7 @@ class Archive:
                 f"{path}: there is no archive here; make one with `sedarchive ingest PATH --archive {path}`"
             )
         self.path = path
-        self.store = open_store(path, write=False)
-        attributes = read_root(path, self.store)
-        self.archive_id: str = attributes["archive_id"]
+        self.archive_id: str = read_root(path)["archive_id"]
 
     @classmethod
     def create_or_open(cls, path: Path) -> "Archive":
@@ -71,8 +72,15 @@ class Archive:
             _make_folder(path)
             content = {"format_version": FORMAT_VERSION, "archive_id": secrets.token_hex(8)}
             attributes = {"sedarchive": {**content, "digest": canonical_digest(content)}}
-            zarr.create_group(open_store(path, write=True), attributes=attributes, zarr_format=3)
+            _make_root(path, attributes)
         return cls(path)
+
+    @cached_property
+    def store(self) -> "CheckedStore":
+        """Store of the archive, for reading."""
+        from sedarchive.archive.store import open_store
+
+        return open_store(self.path, write=False)
 
     @cached_property
     def run_names(self) -> tuple[str, ...]:
@@ -90,14 +98,14 @@ class Archive:
         if name not in self.run_names:
             near = did_you_mean(name, self.run_names)
             raise UnknownNameError(f"{self.path}: no run {name}{near}; it holds {few_of(self.run_names, 20) or 'none'}")
-        return RunArchive(self.store, self.path, name)
+        return RunArchive(lambda: self.store, self.path, name)
 
     def runs(self) -> list[RunArchive]:
         """Every run, by name."""
         return [self.run(name) for name in self.run_names]
 
     @contextmanager
-    def writing(self, purpose: str) -> Iterator[CheckedStore]:
+    def writing(self, purpose: str) -> "Iterator[CheckedStore]":
         """Hold the writer's lock and hand out a store that may be written.
 
         Where the folder cannot be written, ``compute`` gets a store to read, whose ``refusal`` says why: what is kept
@@ -110,6 +118,8 @@ class Archive:
         UnwritableArchiveError
             If the folder cannot be written, for any other purpose.
         """
+        from sedarchive.archive.store import open_store
+
         with ExitStack() as stack:
             try:
                 interrupted = stack.enter_context(writer_lock(self.path, purpose))
@@ -122,7 +132,9 @@ class Archive:
                 store = open_store(self.path, write=True)
             yield store
 
-    def _to_read(self, purpose: str, refusal: UnwritableArchiveError) -> CheckedStore:
+    def _to_read(self, purpose: str, refusal: UnwritableArchiveError) -> "CheckedStore":
+        from sedarchive.archive.store import open_store
+
         if purpose != "compute":
             raise refusal
         refuse_while_written(self.path)
@@ -132,6 +144,9 @@ class Archive:
 
     def _clear_up(self) -> None:
         """Remove and seal what an interrupted writer left in any run; runs that are damaged stay as they are."""
+        from sedarchive.archive.store import open_store
+        from sedarchive.archive.writer import RunWriter
+
         for record in _run_records(self.path):
             with suppress(ArchiveError):
                 RunWriter(open_store(self.path, write=True), self.path, read_run_record(record)["name"], "").clear_up()
@@ -149,6 +164,14 @@ def _make_folder(path: Path) -> None:
         ) from error
 
 
+def _make_root(path: Path, attributes: dict[str, Any]) -> None:
+    import zarr
+
+    from sedarchive.archive.store import open_store
+
+    zarr.create_group(open_store(path, write=True), attributes=attributes, zarr_format=3)
+
+
 def _run_records(folder: Path) -> Iterator[Path]:
     """Run records below a folder, without walking through the weights."""
     for inner in folder.iterdir():
@@ -158,14 +181,17 @@ def _run_records(folder: Path) -> Iterator[Path]:
             yield from _run_records(inner)
 
 
-def read_root(path: Path, store: CheckedStore) -> dict[str, Any]:
+def read_root(path: Path) -> dict[str, Any]:
     """Root attributes, checked."""
     try:
-        attributes = dict(zarr.open_group(store, mode="r", zarr_format=3).attrs["sedarchive"])  # type: ignore[arg-type]
-        digest = attributes.pop("digest")
-    except Exception as error:  # whatever zarr raises at damaged metadata
+        group = load_json((path / "zarr.json").read_bytes())
+        if (group["zarr_format"], group["node_type"]) != (3, "group"):
+            raise ValueError("no group of Zarr 3")
+        attributes = dict(group["attributes"]["sedarchive"])
+        digest, expected = attributes.pop("digest"), canonical_digest(attributes)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DamagedArchiveError(f"{path}/zarr.json: not the root of an archive ({error!r})") from error
-    if digest != canonical_digest(attributes):
+    if digest != expected:
         raise DamagedArchiveError(f"{path}/zarr.json: the root record fails its digest")
     if attributes["format_version"] != FORMAT_VERSION:
         raise ArchiveVersionError(

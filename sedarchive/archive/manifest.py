@@ -7,17 +7,19 @@ that it had, so that damage is never sealed over.
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sedarchive.archive.commits import COMMITS, MANIFEST, read_manifest
 from sedarchive.archive.records import write_sealed
-from sedarchive.archive.store import CheckedStore
 from sedarchive.errors import DamagedArchiveError
+
+if TYPE_CHECKING:
+    from sedarchive.archive.store import CheckedStore
 
 _DERIVED = ("metrics", "gram")
 
 
-def write_manifest(folder: Path, store: CheckedStore | None = None) -> None:
+def write_manifest(folder: Path, store: "CheckedStore | None" = None) -> None:
     """Seal one run (nested runs have their own manifest).
 
     A manifest that is damaged, or missing beside commits, is left for ``verify`` to report.

@@ -4,17 +4,16 @@ A step exists when its commit record does. Storage *slots* are in the order of
 arrival; everything handed out is in the order of steps.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from math import prod
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from sedarchive.archive.commits import (
@@ -28,14 +27,18 @@ from sedarchive.archive.commits import (
     read_run_record,
 )
 from sedarchive.archive.names import stored_name
-from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
 from sedarchive.archive.records import sealed_content
-from sedarchive.archive.store import CheckedStore, open_array, open_store, read_region
 from sedarchive.digests import canonical_digest
 from sedarchive.errors import ArchiveError, ArchiveNotFoundError, DamagedArchiveError, UnknownNameError
 from sedarchive.floats import decode
 from sedarchive.history import DTYPES, Finding, Metric, TensorSpec
 from sedarchive.words import did_you_mean
+
+if TYPE_CHECKING:
+    import zarr
+
+    from sedarchive.archive.plainchunks import ReusedMemory
+    from sedarchive.archive.store import CheckedStore
 
 METRIC_CHUNK = 1_024
 
@@ -72,21 +75,26 @@ class RunArchive:
 
     Parameters
     ----------
-    store : CheckedStore
-        Store of the archive.
+    opened : callable
+        Gives the store of the archive, once an array is to be read: Zarr takes half a second to import.
     root : Path
         Folder of the archive.
     name : str
         Name of the run; its parts, between ``/``, are nested groups.
     """
 
-    def __init__(self, store: CheckedStore, root: Path, name: str) -> None:
-        self.store = store
+    def __init__(self, opened: "Callable[[], CheckedStore]", root: Path, name: str) -> None:
+        self._opened = opened
         self.root = root
         self.name = name
         self.group = run_group(name)
         self.folder = root / self.group
         self.record = read_run_record(self.folder / RUN_RECORD)
+
+    @cached_property
+    def store(self) -> "CheckedStore":
+        """Store of the archive."""
+        return self._opened()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened_elsewhere, (str(self.root.absolute()), self.name, self.fingerprint)
@@ -181,7 +189,7 @@ class RunArchive:
         return self.tensors[name]
 
     def read(
-        self, tensor: str, rows: tuple[int, int], steps: Sequence[int], memory: ReusedMemory | None = None
+        self, tensor: str, rows: tuple[int, int], steps: Sequence[int], memory: "ReusedMemory | None" = None
     ) -> NDArray[Any]:
         """Values of rows ``rows[0]:rows[1]`` at the checkpoints ``steps`` (positions in step order).
 
@@ -238,9 +246,12 @@ class RunArchive:
         return slots
 
     def read_slots(
-        self, info: ArrayInfo, rows: tuple[int, int], slots: Sequence[int], memory: ReusedMemory | None = None
+        self, info: ArrayInfo, rows: tuple[int, int], slots: Sequence[int], memory: "ReusedMemory | None" = None
     ) -> NDArray[Any]:
         """Stored values of some rows at sorted ``slots``: (slots, rows, columns) in the storage type."""
+        from sedarchive.archive.plainchunks import PlainChunks, ReusedMemory
+        from sedarchive.archive.store import read_region
+
         array = self.open(info.path)
         # a writer's store looks for chunks that may not be there yet
         plain = PlainChunks.of(self.store, array) if self.store.expect_chunks else None
@@ -263,6 +274,8 @@ class RunArchive:
 
     def open(self, array: str) -> "zarr.Array[Any]":
         """Zarr array of weights at ``array``."""
+        from sedarchive.archive.store import open_array
+
         handle: zarr.Array[Any] | None = self._handles.get(array)
         if handle is None:
             handle = open_array(self.store, f"{self.group}/theta/{array}")
@@ -273,6 +286,8 @@ class RunArchive:
 
     def is_compressed(self, info: ArrayInfo) -> bool:
         """Whether an array's chunks go through a codec; no, where that cannot be read."""
+        from sedarchive.archive.plainchunks import PlainChunks
+
         try:
             return PlainChunks.of(self.store, self.open(info.path)) is None
         except DamagedArchiveError:
@@ -305,6 +320,8 @@ class RunArchive:
 
     def _series(self, path: str, length: int) -> NDArray[Any]:
         """Read one array of a metric, which must be as long as the run's record says."""
+        from sedarchive.archive.store import open_array, read_region
+
         array = open_array(self.store, f"{self.group}/metrics/{path}")
         if (array.shape, array.chunks) != ((length,), (METRIC_CHUNK,)):
             raise _misfit(array.path)
@@ -325,13 +342,15 @@ def _misfit(path: str) -> DamagedArchiveError:
 
 def _opened_elsewhere(root: str, name: str, fingerprint: str) -> RunArchive:
     """Open a run that another process has opened, perhaps on another machine."""
+    from sedarchive.archive.store import open_store
+
     folder = Path(root)
     if not (folder / "zarr.json").exists():
         raise ArchiveNotFoundError(
             f"{root}: {gethostname()} sees no archive there; workers read it by the same path, so it must lie on a "
             "disk that they share"
         )
-    run = RunArchive(open_store(folder, write=False), folder, name)
+    run = RunArchive(partial(open_store, folder, write=False), folder, name)
     if run.fingerprint != fingerprint:
         raise ArchiveError(f"{root}: {gethostname()} sees another history of run {name} there; is it the same disk?")
     return run

@@ -102,7 +102,7 @@ def _check_run(store: CheckedStore, archive: Path, folder: Path) -> Iterator[Dam
     misled = list(_check_manifest(folder))
     yield from misled
     record = read_run_record(folder / RUN_RECORD)
-    run = RunArchive(store, archive, record["name"])
+    run = RunArchive(lambda: store, archive, record["name"])
     yield from _check_commits(run)
     expected = {folder / chunk for chunk in [*_theta_chunks(run), *_sealed_chunks(folder)]}
     yield from (Damage(path, "the chunk is missing") for path in sorted(expected) if not path.exists())

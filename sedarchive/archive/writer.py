@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class RunWriter:
         self.folder = root / self._group
         if not (self.folder / RUN_RECORD).exists():
             self._create(name, source)
-        self._run = RunArchive(open_store(root, write=False), root, name)  # its own store: a missing chunk is an error
+        self._run = RunArchive(partial(open_store, root, write=False), root, name)  # a missing chunk is an error there
         self._record = self._run.record
         self._handles: dict[str, zarr.Array[Any]] = {}
         self._steps: dict[int, int] = {}
