@@ -5,9 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import quad
 from scipy.linalg import eigvalsh_tridiagonal
-from scipy.optimize import brentq
 
 from sedarchive.matrix.stack import SpectraStack
 
@@ -91,6 +89,9 @@ def _tracy_widom_edge(longer: int, shorter: int) -> float:
 @lru_cache(maxsize=256)
 def marchenko_pastur_median(ratio: float) -> float:
     """Median of the Marchenko-Pastur law of unit variance, ``ratio`` = shorter / longer side in (0, 1]."""
+    from scipy.integrate import quad  # a quarter of a second, which whoever makes no spectra need not wait
+    from scipy.optimize import brentq
+
     low, high = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
     middle, half = (low + high) / 2, (high - low) / 2
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 Floats = NDArray[np.float64]
 Status = Literal["ok", "pure", "exponential", "too_short"]
@@ -113,6 +112,8 @@ def _inside(mean_log: float, mean: float) -> tuple[float, float]:
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
     """Where a falling function is 0; the end next to it, where rounding puts that outside."""
+    from scipy.optimize import brentq  # slow to import, and many need no fit
+
     if falling(low) <= 0:
         return low
     return high if falling(high) >= 0 else float(brentq(falling, low, high, xtol=_XTOL))
