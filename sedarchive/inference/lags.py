@@ -4,23 +4,22 @@ A feature and a metric lie on the same grid, one place a checkpoint (or half-way
 that the feature leads: it is compared with the metric ``lag`` places later.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import effective_size, effective_size_xu
 from sedarchive.inference.standing import Standing
-from sedarchive.inference.sums import RunningSums
+from sedarchive.inference.sums import RunningSums, Stretches, stretches
 from sedarchive.inference.trends import gap_patterns
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Singles = NDArray[np.float32]
-Visits = NDArray[np.int16]
 
 MIN_PAIRS = 8
 """Pairs below which a lag has no correlation."""
@@ -28,6 +27,8 @@ MARGIN = 5
 """Checkpoints beyond half the largest window that a search must reach."""
 PEAK_RULES = ("abs", "negative")
 """The peak is where |r| is largest, or where r is most negative."""
+_BLOCK = 16
+"""Features that are scanned together: their correlations at 40 lags take 2.5 MB."""
 _FLAT = 1e-12
 _TIE = 1e-12
 
@@ -121,47 +122,20 @@ def scan_lags(features: Floats, metric: Floats, offset: int, reach: int) -> LagS
 
 def scan_of_versions(features: Floats, metric: "Versions", offset: int, reach: int) -> LagScan:
     """As :func:`scan_lags`, for several scans of the same versions of a metric."""
-    lags, x = np.arange(-reach, reach + 1), _Features.of(_scaled(features))
-    found = _Scan.start(len(features), lags)
-    own = _Extremes.start((len(features), 1), np.float64)
-    others = _Extremes.start((len(features), len(metric.surrogates)), np.float32)
-    visits = sorted(range(len(lags)), key=lambda at: abs(lags[at]))
-    for visit, at in enumerate(visits, start=1):
-        pairs = overlap(features.shape[1], len(metric.own), offset + int(lags[at]))
-        part = x.part(pairs.features)
-        found.n[:, at] = part.sums.n
-        if part.n_points < MIN_PAIRS:
-            continue
-        r = _correlate(part, metric.own[pairs.metric])
-        found.add(at, part, np.clip(r, -1.0, 1.0), float(metric.sums.part(pairs.metric).lag_one()[0]))
-        own.add(r[:, None], visit)
-        others.add(metric.correlate(part, pairs.metric), visit)
-    order = np.concatenate([[0], lags[visits]])
-    peaks = {rule: _peaks(rule, [one.peaks(rule) for one in (own, others)], order, x.rank) for rule in PEAK_RULES}
-    back = x.rank
-    return LagScan(lags, found.r[back], found.n[back], found.n_eff[back], found.n_eff_xu[back], peaks)
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What is known of each lag (m, n_lags), for the metric itself."""
-
-    r: Floats
-    n: Counts
-    n_eff: Floats
-    n_eff_xu: Floats
-
-    @classmethod
-    def start(cls, m: int, lags: Counts) -> "_Scan":
-        r, n_eff, n_eff_xu = (np.full((m, len(lags)), np.nan) for _ in range(3))
-        return cls(r, np.zeros((m, len(lags)), dtype=np.int64), n_eff, n_eff_xu)
-
-    def add(self, at: int, part: "_Features", r: Floats, its: float) -> None:
-        """Add a lag; ``its`` is the metric's autocorrelation there."""
-        own = part.sums.lag_one()
-        self.r[:, at] = r
-        self.n_eff[:, at] = effective_size(part.sums.n, own, its)
-        self.n_eff_xu[:, at] = effective_size_xu(part.sums.n, own, its)
+    x = _Features.of(_scaled(features), len(metric.own), offset, reach)
+    r = _own_correlations(x, metric.own)
+    shape = len(features), 1 + metric.surrogates.shape[1]
+    peaks = {rule: Peaks(rule, np.empty(shape), np.empty(shape, dtype=np.int64)) for rule in PEAK_RULES}
+    _put_peaks(peaks, r.T[:, :, None], x.lags, (slice(None), slice(0, 1)))
+    roots = _inverse_roots(metric.energy(x.places), x.n_points[:, None])
+    for rows in x.blocks():
+        _put_peaks(peaks, _correlations(x, rows, metric, roots), x.lags, (rows, slice(1, None)))
+    own, its = x.sums.lag_one(), metric.sums.over(x.places).lag_one()
+    n_eff, n_eff_xu = (
+        np.where(x.n_points >= MIN_PAIRS, size(x.sums.n, own, its), np.nan)
+        for size in (effective_size, effective_size_xu)
+    )
+    return LagScan(x.lags, r, x.sums.n, n_eff, n_eff_xu, peaks)
 
 
 @dataclass(frozen=True)
@@ -179,82 +153,126 @@ def overlap(n: int, places: int, offset: int) -> Overlap:
     return Overlap(slice(first, last), slice(first + offset, last + offset) if last > first else slice(0, 0))
 
 
+def _shifted(rows: NDArray[Any], first: int, length: int, reach: int) -> NDArray[Any]:
+    """Stretches (2 reach + 1, k, length) of rows (k, n), 0 beyond their ends; a view of one copy.
+
+    That of shift s, from -reach to reach, begins at column ``first + s``.
+    """
+    wide = np.zeros((len(rows), length + 2 * reach), dtype=rows.dtype)
+    pairs = overlap(rows.shape[1], wide.shape[1], reach - first)
+    wide[:, pairs.metric] = rows[:, pairs.features]
+    return sliding_window_view(wide, length, axis=1).swapaxes(0, 1)
+
+
 @dataclass(frozen=True)
 class _Features:
-    """Features (m, n), 0 where they have no value; those with the same gaps stand together."""
+    """Features (m, n) at several lags, 0 where they have no value."""
 
     values: Floats
-    masks: NDArray[np.bool_]
-    """The different patterns of gaps, True where there is a value (n_masks, n)."""
-    groups: tuple[slice, ...]
-    """Rows of each pattern."""
-    rank: NDArray[np.intp]
-    """Row of each feature (m,)."""
+    known: NDArray[np.bool_]
+    offset: int
+    """Place of the first point in the metric, at lag 0."""
+    lags: Counts
+    """From -reach to reach (n_lags,)."""
+    points: Stretches
+    places: Stretches
+    """What makes pairs at each lag: points of the features and places of the metric."""
     sums: RunningSums
+    """Over the points that make pairs (m, n_lags)."""
 
     @classmethod
-    def of(cls, values: Floats) -> "_Features":
-        masks, members = gap_patterns(np.isfinite(values))
-        order = np.argsort(members, kind="stable")
-        ends = np.cumsum(np.bincount(members, minlength=len(masks))).tolist()
-        groups = tuple(slice(first, end) for first, end in zip([0, *ends], ends, strict=False))
-        rows = values[order]
-        return cls(np.where(np.isfinite(rows), rows, 0.0), masks, groups, np.argsort(order), RunningSums.of(rows))
-
-    def part(self, points: slice) -> "_Features":
-        inside = (slice(None), points)
-        return _Features(self.values[inside], self.masks[inside], self.groups, self.rank, self.sums.part(points))
+    def of(cls, values: Floats, places: int, offset: int, reach: int) -> "_Features":
+        lags = np.arange(-reach, reach + 1)
+        pairs = [overlap(values.shape[1], places, offset + int(lag)) for lag in lags]
+        points, met = stretches([one.features for one in pairs]), stretches([one.metric for one in pairs])
+        known, sums = np.isfinite(values), RunningSums.of(values).over(points)
+        return cls(np.where(known, values, 0.0), known, offset, lags, points, met, sums)
 
     @property
-    def n_points(self) -> int:
-        return int(self.values.shape[1])
+    def reach(self) -> int:
+        """Largest lag."""
+        return len(self.lags) // 2
 
-    @cached_property
-    def gaps(self) -> NDArray[np.intp]:
-        """Patterns that lack a point."""
-        return np.flatnonzero(~self.masks.all(axis=1))
-
-    @cached_property
-    def counts(self) -> Counts:
-        """Points of each pattern (n_masks, 1)."""
-        return np.asarray(self.masks.sum(axis=1, keepdims=True))
+    @property
+    def n_points(self) -> Counts:
+        """Points that make pairs, whether they have a value or not (n_lags,)."""
+        return self.points[1] - self.points[0]
 
     @cached_property
     def scale(self) -> Floats:
-        """1 / sqrt(sum of squares about the mean) over the points that are there (m,); NaN if constant."""
-        flat = (self.sums.n < MIN_PAIRS) | (self.sums.energy <= _FLAT * self.sums.n)
-        return np.asarray(1 / np.sqrt(np.where(flat, np.nan, self.sums.energy)))
+        """1 / sqrt(sum of squares about the mean) over the points that are there (m, n_lags); NaN if constant."""
+        return _inverse_roots(np.where(self.sums.n < MIN_PAIRS, np.nan, self.sums.energy), self.sums.n)
 
-    def unit(self) -> Singles:
-        """Rows of mean 0 and sum of squares 1 over the points that are there, 0 elsewhere; NaN if constant."""
-        rows = np.empty(self.values.shape, dtype=np.float32)
-        np.subtract(self.values, self.sums.mean[:, None], out=rows, casting="same_kind")
-        rows *= self.scale.astype(np.float32)[:, None]
-        for at in self.gaps:
-            rows[self.groups[at]] *= self.masks[at]
-        return rows
+    def blocks(self) -> list[NDArray[np.intp]]:
+        """Rows that are scanned together, those with the same gaps in one block where they fit."""
+        order = np.argsort(gap_patterns(self.known)[1], kind="stable")
+        return [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
 
-    def inverse_roots(self, energy: Floats | Singles) -> Any:
-        """1 / sqrt(energy) of a metric over the points of each pattern (n_masks, v); NaN if it is constant there."""
-        usable = (self.counts >= MIN_PAIRS) & (energy > _FLAT * self.counts.max(initial=1))
-        return 1 / np.sqrt(np.where(usable, energy, np.nan))
+    def units(self, rows: NDArray[np.intp], places: int) -> Singles:
+        """Some rows at every lag, where the metric has its places (n_lags, k, places).
+
+        They have mean 0 and sum of squares 1 over the points that are there, and are 0 elsewhere; NaN if constant.
+        """
+        mean, scale = (each.T[:, rows, None].astype(np.float32) for each in (self.sums.mean, self.scale))
+        units = np.empty((*mean.shape[:2], places), dtype=np.float32)
+        np.subtract(self._at_places(self.values[rows], places), mean, out=units)
+        units *= scale
+        units *= self._at_places(self.known[rows], places)
+        return units
+
+    def masks(self, rows: NDArray[np.intp], places: int) -> tuple[Singles, NDArray[np.intp]]:
+        """Patterns of gaps of some rows as :meth:`units` (n_lags, n_masks, places), and that of each row (k,)."""
+        masks, members = gap_patterns(self.known[rows])
+        return np.ascontiguousarray(self._at_places(masks, places)), members
+
+    def _at_places(self, rows: NDArray[Any], places: int) -> Singles:
+        """Rows as the metric meets them at each lag: the larger the lag, the later."""
+        return _shifted(rows.astype(np.float32), -self.offset, places, self.reach)[::-1]
 
 
-def _correlate(features: _Features, metric: Floats) -> Floats:
-    """Pearson correlation (m,) of each feature with a metric (n,), over the points that the feature has."""
-    centred = metric - metric.mean()
-    weights = features.masks.astype(np.float64)
-    sums = weights @ centred
-    energy = weights @ centred**2 - sums**2 / np.maximum(features.counts[:, 0], 1)
-    r = (features.values @ centred) * features.scale
-    for rows, total, scale in zip(features.groups, sums, features.inverse_roots(energy[:, None])[:, 0], strict=True):
-        r[rows] = (r[rows] - features.sums.mean[rows] * features.scale[rows] * total) * scale
-    return np.asarray(r)
+def _own_correlations(x: _Features, metric: Floats) -> Floats:
+    """Pearson correlation (m, n_lags) of each feature with a metric (places,), over the points that it has."""
+    n_points = x.values.shape[1]
+    y, there = (_shifted(each[None], x.offset, n_points, x.reach)[:, 0] for each in (metric, np.ones_like(metric)))
+    y = (y - y.sum(axis=1, keepdims=True) / np.maximum(x.n_points[:, None], 1)) * there
+    known = x.known.astype(np.float64)
+    sums = known @ y.T
+    energy = known @ (y**2).T - sums**2 / np.maximum(x.sums.n, 1)
+    r = (x.values @ y.T - x.sums.mean * sums) * x.scale * _inverse_roots(energy, x.sums.n)
+    return np.asarray(np.clip(r, -1.0, 1.0))
+
+
+def _correlations(x: _Features, rows: NDArray[np.intp], metric: "Versions", roots: Singles) -> Singles:
+    """Pearson correlation (n_lags, k, v) of some features with each surrogate, over the points that they have.
+
+    ``roots`` are those of the surrogates' energy (n_lags, v) over all points that make pairs.
+    """
+    places = len(metric.surrogates)
+    r = _product(x.units(rows, places), metric.surrogates)
+    if x.known[rows].all():
+        r *= roots[:, None]
+        return r
+    masks, members = x.masks(rows, places)
+    n = masks.sum(axis=2, keepdims=True)
+    energy = _product(masks, metric.squares) - _product(masks, metric.surrogates) ** 2 / np.maximum(n, 1)
+    r *= _inverse_roots(energy, n)[:, members]
+    return r
+
+
+def _product(rows: Singles, columns: Singles) -> Singles:
+    """Rows (n_lags, k, places) times columns (places, v), as one product for all lags."""
+    n_lags, k, places = rows.shape
+    return np.asarray((rows.reshape(n_lags * k, places) @ columns).reshape(n_lags, k, columns.shape[1]))
+
+
+def _inverse_roots(energy: NDArray[Any], n: NDArray[Any]) -> NDArray[Any]:
+    """1 / sqrt(energy) of what has mean square 1 over n points; NaN if it is constant."""
+    return np.asarray(1 / np.sqrt(np.where(energy > _FLAT * n, energy, np.nan)))
 
 
 @dataclass(frozen=True)
 class Versions:
-    """A metric and its surrogates, scaled to mean 0 and mean square 1; the surrogates (v, places) in single precision.
+    """A metric and its surrogates, scaled to mean 0 and mean square 1; the surrogates (places, v) in single precision.
 
     Prepared once for all scans of the same versions.
     """
@@ -266,36 +284,24 @@ class Versions:
     surrogates: Singles
     squares: Singles
     running: Floats
-    """Running sums of the surrogates and of their squares (2, v, places + 1)."""
+    """Running sums of the surrogates and of their squares (2, places + 1, v)."""
 
     @classmethod
     def of(cls, metric: Floats) -> "Versions":
         """Prepare versions (1 + v, places) without gaps: the metric itself, then its surrogates."""
         y = _scaled(metric)
-        squares = y[1:] ** 2
-        running = np.zeros((2, len(squares), y.shape[1] + 1))
-        for sums, terms in zip(running, (y[1:], squares), strict=True):
-            np.cumsum(terms, axis=1, out=sums[:, 1:])
-        return cls(y[0], RunningSums.of(y[:1]), y[1:].astype(np.float32), squares.astype(np.float32), running)
+        surrogates = np.ascontiguousarray(y[1:].T)
+        squares = surrogates**2
+        running = np.zeros((2, y.shape[1] + 1, len(y) - 1))
+        for sums, terms in zip(running, (surrogates, squares), strict=True):
+            np.cumsum(terms, axis=0, out=sums[1:])
+        return cls(y[0], RunningSums.of(y[:1]), surrogates.astype(np.float32), squares.astype(np.float32), running)
 
-    def correlate(self, features: _Features, places: slice) -> Singles:
-        """Pearson correlation (m, v) of each feature with each surrogate, over the points that the feature has."""
-        chosen = features.masks[features.gaps].astype(np.float32)
-        products = np.concatenate([features.unit(), chosen]) @ self.surrogates[:, places].T
-        r, sums = np.split(products, [len(features.values)])
-        energy = np.empty((len(features.masks), r.shape[1]), dtype=np.float32)
-        energy[:] = self._energy(places)
-        if len(chosen):
-            n = np.maximum(features.counts[features.gaps], 1).astype(np.float32)
-            energy[features.gaps] = chosen @ self.squares[:, places].T - sums**2 / n
-        for rows, scale in zip(features.groups, features.inverse_roots(energy), strict=True):
-            r[rows] *= scale
-        return r
-
-    def _energy(self, places: slice) -> Floats:
-        """Sum of squares of each surrogate about its mean over all places (v,)."""
-        sums, squares = self.running[:, :, places.stop] - self.running[:, :, places.start]
-        return np.asarray(squares - sums**2 / (places.stop - places.start))
+    def energy(self, places: Stretches) -> Singles:
+        """Sum of squares of each surrogate about its mean over stretches of places (n_stretches, v)."""
+        first, last = places
+        sums, squares = self.running[:, last] - self.running[:, first]
+        return np.asarray(squares - sums**2 / np.maximum(last - first, 1)[:, None]).astype(np.float32)
 
 
 def _scaled(rows: Floats) -> Floats:
@@ -309,53 +315,46 @@ def _scaled(rows: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Extremes:
-    """Largest and smallest correlation so far, of each feature with each version (m, v), and the visits they are from.
+    """Largest and smallest correlation of each feature with each version over all lags (m, v), and where they are.
 
-    Visits count from 1, so that the last one that brought an improvement is the largest: no masked copy is needed,
-    which would take ten times as long.
+    Of equal ones the nearest to lag 0 counts: nearness grows towards it, and is 0 where no lag has a correlation.
     """
 
     tie: float
     """Correlations no further apart are equal."""
-
     largest: NDArray[np.floating[Any]]
     smallest: NDArray[np.floating[Any]]
-    visit_largest: Visits
-    visit_smallest: Visits
+    near_largest: NDArray[Any]
+    near_smallest: NDArray[Any]
 
     @classmethod
-    def start(cls, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> "_Extremes":
-        tie = _TIE if dtype is np.float64 else 0.0  # single precision does not see it
-        visits = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=np.int16)
-        return cls(tie, np.full(shape, -np.inf, dtype), np.full(shape, np.inf, dtype), *visits)
+    def of(cls, r: NDArray[np.floating[Any]], nearness: NDArray[Any]) -> "_Extremes":
+        """Extremes of correlations (n_lags, m, v), NaN where there is none; ``nearness`` is that of each lag."""
+        tie = _TIE if r.dtype == np.float64 else 0.0  # single precision does not see it
+        largest, smallest = np.fmax.reduce(r, axis=0), np.fmin.reduce(r, axis=0)
+        weights = nearness[:, None, None]  # of one byte where they fit: far faster than argmax along the first axis
+        at_largest = ((r >= largest - tie) * weights).max(axis=0)
+        at_smallest = ((r <= smallest + tie) * weights).max(axis=0)
+        return cls(tie, largest, smallest, at_largest, at_smallest)
 
-    def add(self, r: NDArray[np.floating[Any]], visit: int) -> None:
-        """Compare the correlations of one more lag."""
-        above = r > (self.largest + self.tie if self.tie else self.largest)
-        below = r < (self.smallest - self.tie if self.tie else self.smallest)
-        np.maximum(self.visit_largest, above * np.int16(visit), out=self.visit_largest)
-        np.maximum(self.visit_smallest, below * np.int16(visit), out=self.visit_smallest)
-        np.fmax(self.largest, r, out=self.largest)
-        np.fmin(self.smallest, r, out=self.smallest)
-
-    def peaks(self, rule: str) -> tuple[NDArray[np.floating[Any]], Visits]:
-        """Peaks by one rule and their visits; NaN and 0 where no lag has a correlation."""
-        r, visit = self.smallest, self.visit_smallest
-        if rule == "abs":
-            ahead = self.largest - self.tie > -r
-            level = ~ahead & (self.largest + self.tie >= -r)
-            upper = ahead | (level & (self.visit_largest < visit))
-            r, visit = np.where(upper, self.largest, r), np.where(upper, self.visit_largest, visit)
-        return np.where(visit > 0, r, np.nan), visit
+    def peaks(self, rule: str) -> tuple[NDArray[np.floating[Any]], NDArray[Any]]:
+        """Peaks by one rule, and their nearness."""
+        if rule == "negative":
+            return self.smallest, self.near_smallest
+        ahead = self.largest - self.tie > -self.smallest
+        level = ~ahead & (self.largest + self.tie >= -self.smallest)
+        upper = ahead | (level & (self.near_largest > self.near_smallest))
+        return np.where(upper, self.largest, self.smallest), np.where(upper, self.near_largest, self.near_smallest)
 
 
-def _peaks(
-    rule: str,
-    parts: Sequence[tuple[NDArray[np.floating[Any]], Visits]],
-    lag_of_visit: Counts,
-    rank: NDArray[np.intp],
-) -> Peaks:
-    """Peaks with the metric itself, then with its surrogates."""
-    r = np.concatenate([one for one, _ in parts], axis=1, dtype=np.float64)
-    visits = np.concatenate([visit for _, visit in parts], axis=1)
-    return Peaks(rule, np.clip(r, -1.0, 1.0)[rank], lag_of_visit[visits][rank])
+def _put_peaks(peaks: dict[str, Peaks], r: NDArray[np.floating[Any]], lags: Counts, where: tuple[Any, Any]) -> None:
+    """Put the peaks of correlations (n_lags, k, v), by every rule, to their place among those of all features."""
+    order = np.argsort(np.abs(lags), kind="stable")
+    nearness = np.empty(len(lags), dtype=np.min_scalar_type(len(lags)))
+    nearness[order] = np.arange(len(lags), 0, -1)
+    lag_of = np.zeros(len(lags) + 1, dtype=np.int64)
+    lag_of[nearness] = lags
+    extremes = _Extremes.of(r, nearness)
+    for rule, found in peaks.items():
+        values, near = extremes.peaks(rule)
+        found.r[where], found.lag[where] = np.clip(values, -1.0, 1.0), lag_of[near]
