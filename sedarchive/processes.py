@@ -59,26 +59,40 @@ class RowMaker:
         WorkerError
             If a process has ended before its task.
         """
-        processes = min(self.threads.workers, self.max_mem // PROCESS_MEMORY)
-        if self.threads.scheduler == "serial" or processes < 2 or windows < WORTH_WINDOWS:
+        if not self._processes_for(windows):
             return self.threads.map(_called, tasks)
-        return self._from_processes(self._started(processes), tasks, processes + _AHEAD)
+        return self._from_processes(tasks)
 
-    def _started(self, processes: int) -> Any:
+    def expect(self, windows: int) -> None:
+        """Start the processes, if the rows of so many windows will need them, while the caller does something else."""
+        if self._processes_for(windows):
+            self._started().submit(int)
+
+    def _processes_for(self, windows: int) -> bool:
+        return self.threads.scheduler != "serial" and self._processes > 1 and windows >= WORTH_WINDOWS
+
+    @property
+    def _processes(self) -> int:
+        return min(self.threads.workers, self.max_mem // PROCESS_MEMORY)
+
+    def _started(self) -> Any:
         if self._pool is None:
             from loky import ProcessPoolExecutor
 
-            self._pool = ProcessPoolExecutor(processes, initializer=_prepare, initargs=(os.getpid(),), env=_ONE_THREAD)
+            how = {"initializer": _prepare, "initargs": (os.getpid(),), "env": _ONE_THREAD}
+            self._pool = ProcessPoolExecutor(self._processes, **how)
         return self._pool
 
-    def _from_processes(self, pool: Any, tasks: Iterable[Callable[[], Result]], ahead: int) -> Iterator[Result]:
+    def _from_processes(self, tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         from concurrent.futures.process import BrokenProcessPool
+
+        pool = self._started()
 
         def send(task: Callable[[], Result]) -> _Sent[Result]:
             return _Sent(pool.submit(task))
 
         try:
-            yield from in_order(send, tasks, ahead)
+            yield from in_order(send, tasks, self._processes + _AHEAD)
         except BaseException as error:  # a task's own, Ctrl-C, or no more is wanted
             self.end(now=True)
             if isinstance(error, BrokenProcessPool):

@@ -39,7 +39,7 @@ from sedarchive.compute.turns import Turns
 from sedarchive.errors import ArchiveError, DamagedArchiveError, MemoryBudgetError, SedarchiveError, UnknownNameError
 from sedarchive.executor import Executor, Progress, no_progress, one_blas_thread
 from sedarchive.history import Finding
-from sedarchive.leaves import resolve_scopes, scope_names
+from sedarchive.leaves import Scope, resolve_scopes, scope_names
 from sedarchive.processes import RowMaker, row_maker
 from sedarchive.sweeps.anatomy import Anatomy, check_some_have
 from sedarchive.sweeps.gram_sweep import GramOutcome, sweep_gram
@@ -215,25 +215,31 @@ class _Job:
             for scope in resolve_scopes(name, parts.leaves)
         }
         report.findings += [Finding(UNREADABLE, "error", why, tensor=name) for name, why in unreadable.items()]
-        if not audit.recall(self.turns.database):
-            self.turns.end()  # every stored Gram matrix is read
-        report.findings += findings_of(audit.numbers)
-        self._write_catalog(parts, audit, report)
         logged = logged_of(parts, self.requests.runs_info.get(parts.run.name, {}))
         windows = WindowSource(parts, stored, audit, logged)
         held = [scope for scope in scopes.values() if scope.leaves]
         refresh = WindowRefresh.of(windows, held, sizes, self.turns, self.progress)
-        run_stages(refresh.window_stages(), self.rows, self.turns)
-        drifts = drift_stages(windows, held, self.turns, self.progress)
-        run_stages([*refresh.null_stages(), *drifts], self.rows, self.turns)
+        self.rows.expect(refresh.n_sets * len(parts.run.commits))
+        if not audit.recall(self.turns.database):
+            self.turns.end()  # every stored Gram matrix is read
+        report.findings += findings_of(audit.numbers)
+        self._write_catalog(parts, audit, report)
+        self._refresh_rows(refresh, held)
         report.window_sets = refresh.n_sets
-        asked = tuple(size for size, with_null in sizes.items() if with_null)
-        source = InferenceSource(parts.run.name, tuple(parts.run.steps), asked, logged.val_loss, self.requests.presets)
-        if self.options.inference:
-            run_stages(inference_stages(source, self.turns), self.rows, self.turns)
-        else:
-            drop_stale_inference(source, self.turns.database)
         return audit
+
+    def _refresh_rows(self, refresh: WindowRefresh, scopes: Sequence[Scope]) -> None:
+        """Windows and drift of some scopes, then what is inferred from them."""
+        source, sizes = refresh.source, refresh.sizes
+        run_stages(refresh.window_stages(), self.rows, self.turns)
+        drifts = drift_stages(source, scopes, self.turns, self.progress)
+        run_stages([*refresh.null_stages(), *drifts], self.rows, self.turns)
+        run, asked = source.anatomy.run, tuple(size for size, with_null in sizes.items() if with_null)
+        inferred = InferenceSource(run.name, tuple(run.steps), asked, source.logged.val_loss, self.requests.presets)
+        if self.options.inference:
+            run_stages(inference_stages(inferred, self.turns), self.rows, self.turns)
+        else:
+            drop_stale_inference(inferred, self.turns.database)
 
     def _refresh_projections(self, parts: Anatomy, stored: StoredGrams, report: RunComputed) -> None:
         asked = self.requests
