@@ -1,5 +1,6 @@
 """Whether the tables hold what the archive holds: runs grow, and tables are made by ``compute`` alone."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,13 +14,13 @@ _Checkpoints = list[tuple[int, str]]
 """Step and digest of each."""
 
 
-def stale_runs(archive: Archive, tables: Database, *, thoroughly: bool) -> dict[str, str]:
+def stale_runs(runs: Iterable[RunArchive], tables: Database, *, thoroughly: bool) -> dict[str, str]:
     """Why the tables of some runs are not those of the archive, by run.
 
     Parameters
     ----------
-    archive
-        The archive.
+    runs
+        The runs of an archive.
     tables
         Its tables.
     thoroughly
@@ -29,7 +30,7 @@ def stale_runs(archive: Archive, tables: Database, *, thoroughly: bool) -> dict[
     for run, step, digest in tables.rows("SELECT run, step, digest FROM checkpoints ORDER BY run, step").rows:
         held.setdefault(run, []).append((step, digest))
     found = {}
-    for run in archive.runs():
+    for run in runs:
         before = held.get(run.name, [])
         if thoroughly or _n_records(run) != len(before):
             with suppress(ArchiveError):  # of a damaged run others tell
@@ -42,7 +43,7 @@ def stale_words(archive: Path, database: Path) -> list[str]:
     try:
         opened = Archive(archive)
         with Database.read(database, opened.archive_id) as tables:
-            stale = stale_runs(opened, tables, thoroughly=False)
+            stale = stale_runs(opened.runs(), tables, thoroughly=False)
     except (ArchiveError, DatabaseError):
         return []
     return [f"{run}: {why}; `sedarchive compute` brings them up to date" for run, why in stale.items()]

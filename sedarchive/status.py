@@ -1,5 +1,7 @@
 """Status: what an archive holds, and how far its tables are."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ def archive_status(archive: Path, database: Path) -> dict[str, Any]:
         ``runs``, a list of dicts.
     """
     opened = Archive(archive)
-    rows, problem = _table_rows(database, opened)
+    runs = opened.runs()
+    rows, problem = _table_rows(database, opened.archive_id, runs)
     missing = {"windows": 0, "spectra": 0, "stale": None}
     return {
         "archive": str(archive),
@@ -34,7 +37,7 @@ def archive_status(archive: Path, database: Path) -> dict[str, Any]:
         "interrupted": was_interrupted(archive),
         "database": str(database) if problem is None else None,
         "database_problem": problem,
-        "runs": [{**run_status(run), **missing, **rows.get(run.name, {})} for run in opened.runs()],
+        "runs": [{**run_status(run), **missing, **rows.get(run.name, {})} for run in runs],
     }
 
 
@@ -73,12 +76,9 @@ def _shown(run: dict[str, Any]) -> dict[str, Any]:
 def run_status(run: RunArchive) -> dict[str, Any]:
     """Counts of one run."""
     steps, findings = run.steps, merged(run.findings)
-    nbytes = sum(
-        run.arrays[stored.array].spec.nbytes
-        for commit in run.commits
-        for stored in commit.tensors.values()
-        if stored.shared_with is None
-    )
+    tensors = (stored for commit in run.commits for stored in commit.tensors.values())
+    stored_in = Counter(stored.array for stored in tensors if stored.shared_with is None)
+    nbytes = sum(times * run.arrays[array].spec.nbytes for array, times in stored_in.items())
     return {
         "run": run.name,
         "checkpoints": len(steps),
@@ -94,16 +94,18 @@ def run_status(run: RunArchive) -> dict[str, Any]:
     }
 
 
-def _table_rows(database: Path, archive: Archive) -> tuple[dict[str, dict[str, Any]], str | None]:
+def _table_rows(
+    database: Path, archive_id: str, held: Sequence[RunArchive]
+) -> tuple[dict[str, dict[str, Any]], str | None]:
     """Rows of windows and spectra for each run, and why they are not those of the archive if they are not."""
     if not database.exists():
         return {}, f"{database} does not exist yet; `sedarchive compute` makes it"
     sql = "SELECT run, count(*) FROM {} GROUP BY run"
     try:
-        with Database.read(database, archive.archive_id) as tables:
+        with Database.read(database, archive_id) as tables:
             windows = dict(tables.rows(sql.format("windows")).rows)
             spectra = dict(tables.rows(sql.format("matrix_spectra")).rows)
-            stale = stale_runs(archive, tables, thoroughly=True)
+            stale = stale_runs(held, tables, thoroughly=True)
     except DatabaseError as error:
         return {}, str(error)
     runs = windows.keys() | spectra.keys() | stale.keys()

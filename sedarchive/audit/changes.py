@@ -37,10 +37,11 @@ def _alike(every: Iterable[Track], changes_of: Callable[[Track], Changes]) -> li
 
 
 def _pairs(track: Track) -> Iterator[tuple[TensorSpec, int, TensorSpec]]:
-    """Spec, next checkpoint and spec there, over the checkpoints that have the tensor."""
+    """Spec, next checkpoint and spec there, where the next one that has the tensor may say something else."""
     specs = [(position, spec) for position, spec in enumerate(track.specs) if spec is not None]
     for (_, old), (position, new) in pairwise(specs):
-        yield old, position, new
+        if new is not old:  # tensors of one array share what it says of them
+            yield old, position, new
 
 
 def _dtypes(track: Track) -> Changes:

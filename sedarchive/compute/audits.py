@@ -83,7 +83,7 @@ class Audit:
     def _found(self) -> list[Evidence]:
         steps = self._parts.run.steps
         whole = [leaf for leaf in self.leaves if leaf.complete]
-        motions = [(leaf, motion_of(gram)) for leaf, gram in self._grams(whole)]
+        motions = [(leaf, motion_of(self._gram(leaf))) for leaf in whole]
         parts = [Part(self._name(leaf), leaf.n_elements, motion) for leaf, motion in motions]
         return [
             *nonfinite_evidence(steps, [self._broken(leaf) for leaf in self.leaves if self._is_unknown(leaf)]),
@@ -96,10 +96,8 @@ class Audit:
         """All of it."""
         return [*self.digests, *self.numbers]
 
-    def _grams(self, leaves: Sequence[Leaf]) -> Iterable[tuple[Leaf, Gram]]:
-        leaf_of = {leaf.name: leaf for leaf in leaves}
-        for batch in self._stored.in_batches([Scope(leaf.name, (leaf,)) for leaf in leaves]):
-            yield from ((leaf_of[scope.name], gram) for scope, gram in batch)
+    def _gram(self, leaf: Leaf) -> Gram:
+        return self._stored.gram(Scope(leaf.name, (leaf,)))
 
     def _name(self, leaf: Leaf) -> str:
         """Name in the checkpoints of the tensor of a leaf."""
