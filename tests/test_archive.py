@@ -1,5 +1,6 @@
 """The archive: what is stored is what was in the files, and any Zarr tool can read it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small import walk, write_log, write_safetensors
 
 from sedarchive.archive import Archive
 from sedarchive.archive.names import RESERVED, stored_name
+from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import make_group
 from sedarchive.archive.verify import verify
 from sedarchive.errors import (
@@ -244,6 +246,39 @@ def test_an_archive_of_another_format_version_is_refused_by_number(tmp_path, mon
     monkeypatch.undo()
     with pytest.raises(ArchiveVersionError, match="99"):
         Archive(tmp_path / "a.zarr")
+
+
+def _sealed(**content):
+    return {"sedarchive": {**content, "digest": canonical_digest(content)}}
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "",
+        "[]",
+        "null",
+        "[" * 100_000,
+        "[" + "0," * 4_000_000 + "0]",
+        {"zarr_format": 2},
+        {"node_type": "array"},
+        {"attributes": None},
+        {"attributes": {"sedarchive": []}},
+        {"attributes": {"sedarchive": {"format_version": 1, "archive_id": "a"}}},
+        {"attributes": {"sedarchive": {"format_version": 1, "archive_id": "a", "digest": "0" * 64}}},
+        {"attributes": _sealed(format_version=1)},
+        {"attributes": _sealed(archive_id="a")},
+        {"attributes": _sealed(format_version=1, archive_id=["a"])},
+    ],
+    ids=lambda root: str(root)[:60],
+)
+def test_a_root_that_is_none_of_an_archive_is_damage(tmp_path, root):
+    sound = {"zarr_format": 3, "node_type": "group", "attributes": _sealed(format_version=1, archive_id="a")}
+    (tmp_path / "zarr.json").write_text(json.dumps(sound))
+    assert Archive(tmp_path).archive_id == "a"
+    (tmp_path / "zarr.json").write_text(root if isinstance(root, str) else json.dumps({**sound, **root}))
+    with pytest.raises(DamagedArchiveError, match=r"zarr\.json"):
+        Archive(tmp_path)
 
 
 def test_names_that_are_not_there_are_said_with_those_that_are(tmp_path):

@@ -360,7 +360,7 @@ def struck(module, args, before=""):
         ("typer", ["recipes"]),
         ("sedarchive.recipes", ["recipes"]),
         ("numpy", ["ingest", "nowhere"]),
-        ("zarr", ["status"]),
+        ("zarr", ["verify"]),
         ("duckdb", ["query", "history"]),
     ],
 )

@@ -147,6 +147,20 @@ def test_only_the_executors_use(libraries, expected):
 
 @pytest.mark.parametrize("statement", ["import sedarchive", "import sedarchive.cli.app"])
 def test_import_loads_nothing_heavy(statement):
+    assert not {"torch", "dask", "matplotlib", "zarr", "duckdb", "numpy", "pandas", "rich"} & loaded_by(statement)
+
+
+@pytest.mark.parametrize("module", ["sedarchive.query", "sedarchive.status", "sedarchive.archive"])
+def test_what_reads_records_and_tables_needs_no_zarr_and_no_scipy(module):
+    assert not {"torch", "dask", "matplotlib", "zarr", "scipy", "pandas"} & loaded_by(f"import {module}")
+
+
+def test_compute_loads_what_few_spectra_need_only_where_they_are_made():
+    unwanted = {"torch", "dask.threaded", "distributed", "matplotlib", "scipy.integrate", "scipy.optimize"}
+    assert not unwanted & loaded_by("import sedarchive.compute.refresh")
+
+
+def loaded_by(statement):
     code = f"{statement}; import sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "dask", "matplotlib", "zarr", "duckdb", "numpy", "pandas", "rich"} & set(loaded)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())

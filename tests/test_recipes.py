@@ -13,6 +13,7 @@ import planted
 import pytest
 
 from sedarchive.errors import RecipeError
+from sedarchive.query import answer, recipe_details
 from sedarchive.recipes import check_columns, find_recipes, parse_recipe, read_recipe, run_recipe, run_sql
 from sedarchive.tables import Database
 
@@ -103,6 +104,16 @@ def test_a_recipe_keeps_its_header_promise_and_finds_something(planted_db, name)
     assert run_recipe(planted_db.connection, recipe, {}).rows
     assert recipe.source
     assert all(param.meaning for param in recipe.params)
+
+
+def test_one_recipe_is_asked_without_reading_the_others(planted_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "sedarchive.recipes.header.parse_recipe", lambda name, text: read.append(name) or parse_recipe(name, text)
+    )
+    assert answer(planted_path, "lag_flip", {}).rows
+    assert recipe_details("lag_flip")["name"] == "lag_flip"
+    assert read == ["lag_flip", "lag_flip"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -188,14 +188,17 @@ def read_root(path: Path) -> dict[str, Any]:
         if (group["zarr_format"], group["node_type"]) != (3, "group"):
             raise ValueError("no group of Zarr 3")
         attributes = dict(group["attributes"]["sedarchive"])
-        digest, expected = attributes.pop("digest"), canonical_digest(attributes)
+        digest, version, archive_id = attributes.pop("digest"), attributes["format_version"], attributes["archive_id"]
+        expected = canonical_digest(attributes)
+        if not isinstance(archive_id, str):
+            raise TypeError("its identity is no text")
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DamagedArchiveError(f"{path}/zarr.json: not the root of an archive ({error!r})") from error
     if digest != expected:
         raise DamagedArchiveError(f"{path}/zarr.json: the root record fails its digest")
-    if attributes["format_version"] != FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise ArchiveVersionError(
-            f"{path}: format version {attributes['format_version']}; this sedarchive reads {FORMAT_VERSION}; "
+            f"{path}: format version {version}; this sedarchive reads {FORMAT_VERSION}; "
             "use the version that wrote it, or ingest again"
         )
     return attributes
