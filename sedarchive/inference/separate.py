@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedarchive.inference.correlation import correlation_p, effective_size, effective_size_xu, fisher_interval, lag_one
-from sedarchive.inference.lags import Peaks
+from sedarchive.inference.lags import Peaks, overlap
 from sedarchive.inference.significance import Flip
 from sedarchive.inference.standing import Standing
 from sedarchive.inference.trends import DEGREES, without_trend
@@ -73,13 +73,13 @@ class SeparateScan:
         return fisher_interval(self.r, self.n_eff)
 
 
-def scan_separately(feature: Floats, metric: Floats, steps: Floats, search: LagSearch) -> SeparateScan:
-    """Correlate a feature with all versions of a metric over the lags of a search.
+def scan_separately(features: Floats, metric: Floats, steps: Floats, search: LagSearch) -> list[SeparateScan]:
+    """Correlate each feature with all versions of a metric over the lags of a search.
 
     Parameters
     ----------
-    feature
-        One point a window (n,); NaN where it has no value.
+    features
+        One series a row, one point a window (m, n); NaN where it has no value.
     metric
         Versions of the metric at the same windows (v, n) without gaps: itself, then its surrogates.
     steps
@@ -88,21 +88,24 @@ def scan_separately(feature: Floats, metric: Floats, steps: Floats, search: LagS
         Detrending, lags and rule; of several lags with the same r the first is the peak, as in the authors' scripts.
     """
     degree = DEGREES[search.detrend]
-    x, y = without_trend(feature[None], steps, degree)[0], without_trend(metric, steps, degree)
+    x, y = without_trend(features, steps, degree), without_trend(metric, steps, degree)
     lags = np.arange(search.first_lag, search.last_lag + 1)
-    r = np.full((len(metric), len(lags)), np.nan)
-    n, sizes = np.zeros(len(lags), dtype=np.int64), np.full((2, len(lags)), np.nan)
+    r = np.full((len(x), len(metric), len(lags)), np.nan)
+    n = np.zeros((len(x), len(lags)), dtype=np.int64)
+    n_eff, n_eff_xu = np.full((2, *n.shape), np.nan)
     for at, lag in enumerate(lags):
-        first, last = max(0, -int(lag)), len(x) - max(0, int(lag))
-        last = max(last, first)
-        one, others = x[first:last], y[:, first + lag : last + lag]
-        n[at] = np.count_nonzero(np.isfinite(one))
-        if n[at] < search.fewest_pairs:
-            continue
-        r[:, at] = _pearson(one, others)
-        own, its = lag_one(one[None]), lag_one(others[:1])
-        sizes[:, at] = effective_size(n[at], own, its)[0], effective_size_xu(n[at], own, its)[0]
-    return SeparateScan(search, lags, r[0], n, sizes[0], sizes[1], _peaks(r, lags, search.peak_rule))
+        pairs = overlap(x.shape[1], x.shape[1], int(lag))
+        some, others = x[:, pairs.features], y[:, pairs.metric]
+        n[:, at] = np.count_nonzero(np.isfinite(some), axis=1)
+        enough = n[:, at] >= search.fewest_pairs
+        if enough.any():
+            r[enough, :, at] = _pearson(some[enough], others)
+            own, its = lag_one(some[enough]), lag_one(others[:1])
+            n_eff[enough, at] = effective_size(n[enough, at], own, its)
+            n_eff_xu[enough, at] = effective_size_xu(n[enough, at], own, its)
+    peaks = [_peaks(versions, lags, search.peak_rule) for versions in r]
+    parts = zip(r[:, 0], n, n_eff, n_eff_xu, peaks, strict=True)
+    return [SeparateScan(search, lags, *part) for part in parts]
 
 
 def flip_between(smaller: SeparateScan, larger: SeparateScan) -> Flip:
@@ -123,17 +126,18 @@ def _inside(scan: SeparateScan) -> NDArray[np.bool_]:
     return np.asarray(inside & (scan.peaks.r < 0) if scan.search.peak_rule == "negative" else inside)
 
 
-def _pearson(one: Floats, others: Floats) -> Floats:
-    """Correlation (v,) of a series (n,) with others (v, n) where it has values; NaN if one is constant there."""
-    known = np.isfinite(one).astype(np.float64)
-    n = known.sum()
-    x = np.where(known > 0, one, 0.0)
-    x = np.where(known > 0, x - x.sum() / n, 0.0)
-    sums, squares = others @ known, (others**2) @ known
-    energy_x, energy_y = x @ x, squares - sums**2 / n
-    varied = (energy_x > _FLAT * np.nansum(one**2)) & (energy_y > _FLAT * squares)
+def _pearson(features: Floats, others: Floats) -> Floats:
+    """Correlation (m, v) of features (m, n) with others (v, n) where they have values; NaN if one is constant there."""
+    known = np.isfinite(features)
+    x, n = np.where(known, features, 0.0), known.sum(axis=1, keepdims=True)
+    weights = known.astype(np.float64)
+    centred = np.where(known, x - x.sum(axis=1, keepdims=True) / n, 0.0)
+    sums, squares = weights @ others.T, weights @ (others**2).T
+    energy_x, energy_y = (centred**2).sum(axis=1, keepdims=True), squares - sums**2 / n
+    varied = (energy_x > _FLAT * (x**2).sum(axis=1, keepdims=True)) & (energy_y > _FLAT * squares)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(varied, np.clip(others @ x / np.sqrt(energy_x * energy_y), -1.0, 1.0), np.nan)
+        r = np.clip(centred @ others.T / np.sqrt(energy_x * energy_y), -1.0, 1.0)
+    return np.where(varied, r, np.nan)
 
 
 def _peaks(r: Floats, lags: Counts, rule: str) -> Peaks:

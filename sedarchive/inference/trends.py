@@ -39,10 +39,15 @@ def trend_basis(steps: Floats, degree: int, covariates: Sequence[Floats] = ()) -
 
 def residuals(values: Floats, basis: Floats) -> Floats:
     """Rows (m, n) less their projection on a basis; a row of which only rounding is left becomes 0."""
-    left: Floats = values - (values @ basis) @ basis.T
-    rounding = np.abs(left).max(axis=1, initial=0.0) <= _ROUNDING * np.abs(values).max(axis=1, initial=0.0)
-    left[rounding] = 0.0
+    left: Floats = (values @ basis) @ basis.T
+    np.subtract(values, left, out=left)  # a thousand surrogates have no second copy
+    left[_largest(left) <= _ROUNDING * _largest(values)] = 0.0
     return left
+
+
+def _largest(rows: Floats) -> Floats:
+    """Largest magnitude of each row (m,)."""
+    return np.asarray(np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)))
 
 
 def without_trend(values: Floats, steps: Floats, degree: int, covariates: Sequence[Floats] = ()) -> Floats:

@@ -83,8 +83,7 @@ def _groups(edges: Sequence[EdgeSeries], metric: RunMetric, grids: Grids, detren
     values = np.stack([edge.ratio for edge in known]) if known else np.empty((0, 0))
     both = aligned(WindowFeatures(edges[0].size, values), metric, grids)
     search = LagSearch("groups", detrend, "abs", 0, 0, MIN_PAIRS)
-    scans = [scan_separately(feature, both.metric, both.steps, search) for feature in both.features]
-    return _Groups(known, scans, both, detrend)
+    return _Groups(known, scan_separately(both.features, both.metric, both.steps, search), both, detrend)
 
 
 def _rows(groups: Sequence[_Groups]) -> list[Row]:

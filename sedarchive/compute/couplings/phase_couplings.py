@@ -65,7 +65,8 @@ def _parts(edge: EdgeSeries, metric: RunMetric, grids: Grids, search: LagSearch)
 
 
 def _correlated(both: Aligned, inside: slice, search: LagSearch) -> SeparateScan:
-    return scan_separately(both.features[0, inside], both.metric[:, inside], both.steps[inside], search)
+    [scan] = scan_separately(both.features[:, inside], both.metric[:, inside], both.steps[inside], search)
+    return scan
 
 
 def _rows(parts: Sequence[_Part]) -> list[Row]:

@@ -81,7 +81,8 @@ def _search_rows(edges: Sequence[EdgeSeries], metric: RunMetric, search: LagSear
 
 def _scan(edge: EdgeSeries, metric: RunMetric, grids: Grids, search: LagSearch) -> SeparateScan:
     both = aligned(WindowFeatures(edge.size, edge.ratio[None]), metric, grids)
-    return scan_separately(both.features[0], both.metric, both.steps, search)
+    [scan] = scan_separately(both.features, both.metric, both.steps, search)
+    return scan
 
 
 def _named(edge: EdgeSeries, measure: str) -> Row:
