@@ -53,8 +53,8 @@ def granger(features: Floats, metric: Floats, lr: Floats | None = None) -> Grang
         Learning rate at the same points (n,).
     """
     whole = np.asarray(np.isfinite(features).all(axis=1))
-    x = np.where(whole[:, None], features, 0.0)
-    fits = [_fit(x, metric, lr, order) for order in ORDERS if metric.shape[1] - order >= FEWEST_POINTS]
+    x, y = _scaled(np.where(whole[:, None], features, 0.0)), _scaled(metric)
+    fits = [_fit(x, y, metric.var(axis=1), lr, order) for order in ORDERS if metric.shape[1] - order >= FEWEST_POINTS]
     if not fits:
         nothing, none = np.full(len(features), np.nan), np.zeros(len(features), dtype=np.int64)
         return Granger(nothing, none, none, nothing, nothing)
@@ -86,10 +86,10 @@ class _Fit:
     f: Floats
 
 
-def _fit(features: Floats, metric: Floats, lr: Floats | None, order: int) -> _Fit:
-    n = metric.shape[1] - order
+def _fit(x: Floats, y: Floats, variance: Floats, lr: Floats | None, order: int) -> _Fit:
+    """Fit scaled features (m, n) and versions of a metric (v, n), whose own variance (v,) the AIC needs."""
+    n = y.shape[1] - order
     fixed = trend_basis(np.arange(n, dtype=np.float64), 0, [] if lr is None else [lr[order:]])
-    x, y = _scaled(features), _scaled(metric)
     target, *past = (_less(y[:, order - lag : order - lag + n], fixed) for lag in range(order + 1))
     lagged = [_less(x[:, order - lag : order - lag + n], fixed) for lag in range(1, order + 1)]
     own = _orthonormal(past)
@@ -101,9 +101,7 @@ def _fit(features: Floats, metric: Floats, lr: Floats | None, order: int) -> _Fi
         explained = _explained(left, lagged, own)
         rest = np.maximum(rss - explained, 0.0)
         f = (explained / order) / (rest / df_left)
-        aic = n * np.log(rest * metric.var(axis=1) / n) + 2 * (
-            df_restricted + order
-        )  # the authors': in the metric's unit
+        aic = n * np.log(rest * variance / n) + 2 * (df_restricted + order)  # the authors': in the metric's unit
     f = np.where(rss > _DEPENDENT * (target**2).sum(axis=1), f, np.nan)
     return _Fit(order, df_left, np.where(np.isfinite(f), aic, np.inf), f)
 
@@ -111,19 +109,24 @@ def _fit(features: Floats, metric: Floats, lr: Floats | None, order: int) -> _Fi
 def _explained(left: Floats, lagged: Sequence[Floats], own: Sequence[Floats]) -> Floats:
     """How much of what is left of each version (v, n) the one or two lags of each feature (m, n) explain (m, v)."""
     along = [lag @ left.T for lag in lagged]
-    products = [[_product(a, b, own) for b in lagged] for a in lagged]
+    held = [[lag @ past.T for past in own] for lag in lagged]
+    aa = _product(lagged[0], lagged[0], held[0], held[0])
     if len(lagged) == 1:
-        return np.asarray(along[0] ** 2 / _positive(products[0][0], lagged[0]))
-    (first, second), ((aa, ab), (_, bb)) = along, products
+        return np.asarray(along[0] ** 2 / _positive(aa, lagged[0]))
+    ab, bb = (_product(one, lagged[1], of_one, held[1]) for one, of_one in zip(lagged, held, strict=True))
+    first, second = along
     determinant = _positive(aa * bb - ab**2, lagged[0], lagged[1])
     return np.asarray((first**2 * bb - 2 * first * second * ab + second**2 * aa) / determinant)
 
 
-def _product(a: Floats, b: Floats, own: Sequence[Floats]) -> Floats:
-    """Products (m, v) of the rows of two lags of the features, less what each version's own past holds of them."""
+def _product(a: Floats, b: Floats, held_a: Sequence[Floats], held_b: Sequence[Floats]) -> Floats:
+    """Products (m, v) of the rows of two lags of the features (m, n), less what each version's own past holds of them.
+
+    The past is orthonormal; ``held_a`` and ``held_b`` are the components along each of its lags (m, v).
+    """
     product: Floats = (a * b).sum(axis=1)[:, None]
-    for past in own:
-        product = product - (a @ past.T) * (b @ past.T)
+    for one, other in zip(held_a, held_b, strict=True):
+        product = product - one * other
     return product
 
 
@@ -189,7 +192,8 @@ def _projected(rows: Floats, directions: Sequence[Floats]) -> Floats:
 
 def _less(rows: Floats, basis: Floats) -> Floats:
     """Rows (m, n) less their projection on orthonormal columns (n, q)."""
-    return np.asarray(rows - (rows @ basis) @ basis.T)
+    projected = (rows @ basis) @ basis.T
+    return np.asarray(np.subtract(rows, projected, out=projected))
 
 
 def _scaled(rows: Floats) -> Floats:
