@@ -81,12 +81,12 @@ def compute(
         anatomies, refused = anatomies_of(runs, options)
         _check_scopes(options.scopes, anatomies)
         check_some_have(anatomies, options.heads, options.kv_heads)
+        # a plan that does not fit is refused before anything is read, and what was asked for is forgotten
+        plans = plan_runs(anatomies, store, tables, options)
         requests = record_requests(tables, options.asked)
         record_presets(tables, requests.presets)
         _write_empty_runs(tables, runs)
         _forget_other_runs(tables, opened.run_names)
-        # a plan that does not fit is refused before anything is read
-        plans = plan_runs(anatomies, store, tables, options)
         reads_weights = any(plan.reads_weights for plan in plans)
         if reads_weights:
             turns.end()
