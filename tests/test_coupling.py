@@ -20,10 +20,12 @@ from sedarchive.inference.correlation import (
     peak_interval,
 )
 from sedarchive.inference.lags import MIN_PAIRS, reach_for, scan_lags
+from sedarchive.inference.separate import scan_separately
 from sedarchive.inference.significance import lag_flip, largest_null
 from sedarchive.inference.standing import Standing, p_values
 from sedarchive.inference.surrogates import phase_randomised, surrogates
 from sedarchive.inference.trends import DEGREES, trend_basis, without_trend
+from sedarchive.presets import LagSearch
 
 
 def rng(*seed):
@@ -163,6 +165,40 @@ def test_every_lag_agrees_with_explicit_pairs(offset):
             assert scan.peaks["negative"].r[row, version] == pytest.approx(
                 by_lag[lowest], abs=1e-10 if version == 0 else 1e-5
             )
+
+
+def test_features_that_are_scanned_together_do_not_meet():
+    features, metric = autoregressive(rng(48), 60, 0.7, 40), autoregressive(rng(49), 66, 0.7, 30)
+    for row in range(9, 40, 3):  # gaps of several patterns, some shared, in more than one block
+        features[row, 5 * (row % 4) : 5 * (row % 4) + 7] = np.nan
+    features[20] = 3.0
+    together = scan_lags(features, metric, 4, 12)
+    for row in range(40):
+        alone = scan_lags(features[row : row + 1], metric, 4, 12)
+        for name in ("r", "n", "n_eff", "n_eff_xu"):
+            np.testing.assert_allclose(getattr(together, name)[row], getattr(alone, name)[0], atol=1e-12)
+        for rule, peaks in together.peaks.items():
+            np.testing.assert_array_equal(peaks.lag[row], alone.peaks[rule].lag[0])
+            np.testing.assert_allclose(peaks.r[row], alone.peaks[rule].r[0], atol=1e-5)
+
+
+def test_series_that_are_scanned_separately_agree_with_explicit_pairs():
+    features, metric = rng(50).standard_normal((3, 30)), rng(51).standard_normal((4, 30))
+    features[1, [0, 7, 8]] = np.nan
+    features[2, 5:] = np.nan
+    steps = np.arange(30.0)
+    search = LagSearch("any", "linear", "abs", -9, 9, MIN_PAIRS)
+    left = without_trend(features, steps, 1), without_trend(metric, steps, 1)
+    scans = scan_separately(features, metric, steps, search)
+    for feature, scan in zip(left[0], scans, strict=True):
+        expected = [naive_scan(feature, version, 0, scan.lags) for version in left[1]]
+        assert scan.n.tolist() == [n for _, n in expected[0].values()]
+        r = np.array([[np.nan if r is None else r for r, _ in each.values()] for each in expected])
+        np.testing.assert_allclose(scan.r, r[0], atol=1e-12)
+        for version, values in enumerate(r):
+            strongest = 0 if np.isnan(values).all() else int(scan.lags[np.nanargmax(np.abs(values))])
+            assert scan.peaks.lag[0, version] == strongest
+    assert [scan.status for scan in scans][2] == "too_few"
 
 
 def test_the_effective_pairs_of_a_lag_are_those_of_its_own_pairs():

@@ -31,6 +31,16 @@ def test_sliding_correlations_and_their_bands_agree_with_loops():
         assert band.p_high == (1 + (high[1:] >= high[0]).sum()) / 60
 
 
+def test_features_that_slide_together_do_not_meet():
+    features, metric = autoregressive(rng(52), 50, 0.7, 30), autoregressive(rng(53), 50, 0.7, 40)
+    features[3, 11], features[17, :20], features[29] = np.nan, np.nan, 1.0
+    for row, band in enumerate(sliding_bands(features, metric, 11)):
+        [alone] = sliding_bands(features[row : row + 1], metric, 11)
+        np.testing.assert_allclose(band.r, alone.r, atol=1e-12)
+        ends = [[one.null_low, one.null_high, one.p_low, one.p_high] for one in (band, alone)]
+        np.testing.assert_allclose(*ends, atol=1e-6)
+
+
 def test_a_sliding_correlation_without_values_has_no_band():
     [band] = sliding_bands(np.ones((1, 20)), rng(25).standard_normal((30, 20)), 7)
     assert np.isnan([band.lowest, band.highest, band.null_low, band.p_high]).all()
