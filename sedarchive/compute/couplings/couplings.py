@@ -15,7 +15,7 @@ from sedarchive.digests import canonical_digest
 from sedarchive.inference.surrogates import DRAWS
 from sedarchive.tables import Database
 
-ALGORITHM = "couplings-4"
+ALGORITHM = "couplings-5"
 
 
 def keyed_couplings(run: str) -> KeyedRows:

@@ -23,7 +23,7 @@ from sedarchive.inference.surrogates import DRAWS
 from sedarchive.presets import PRESETS
 from sedarchive.tables import Database
 
-ALGORITHM = "edge-couplings-2"
+ALGORITHM = "edge-couplings-3"
 MEASURES = (PHASE_MEASURE, *GROUP_MEASURES, *PRESET_MEASURES)
 """Kinds of rows that are written here."""
 COLUMNS = (
