@@ -29,6 +29,8 @@ PEAK_RULES = ("abs", "negative")
 """The peak is where |r| is largest, or where r is most negative."""
 _BLOCK = 16
 """Features that are scanned together: their correlations at 40 lags take 2.5 MB."""
+_CELLS = 2**22
+"""Fewer where their values at all lags would be more than these: 16 MB."""
 _FLAT = 1e-12
 _TIE = 1e-12
 
@@ -128,7 +130,7 @@ def scan_of_versions(features: Floats, metric: "Versions", offset: int, reach: i
     peaks = {rule: Peaks(rule, np.empty(shape), np.empty(shape, dtype=np.int64)) for rule in PEAK_RULES}
     _put_peaks(peaks, r.T[:, :, None], x.lags, (slice(None), slice(0, 1)))
     roots = _inverse_roots(metric.energy(x.places), x.n_points[:, None])
-    for rows in x.blocks():
+    for rows in x.blocks(len(metric.own)):
         _put_peaks(peaks, _correlations(x, rows, metric, roots), x.lags, (rows, slice(1, None)))
     own, its = x.sums.lag_one(), metric.sums.over(x.places).lag_one()
     n_eff, n_eff_xu = (
@@ -203,10 +205,11 @@ class _Features:
         """1 / sqrt(sum of squares about the mean) over the points that are there (m, n_lags); NaN if constant."""
         return _inverse_roots(np.where(self.sums.n < MIN_PAIRS, np.nan, self.sums.energy), self.sums.n)
 
-    def blocks(self) -> list[NDArray[np.intp]]:
+    def blocks(self, places: int) -> list[NDArray[np.intp]]:
         """Rows that are scanned together, those with the same gaps in one block where they fit."""
         order = np.argsort(gap_patterns(self.known)[1], kind="stable")
-        return [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
+        size = min(_BLOCK, 1 + _CELLS // (1 + len(self.lags) * places))
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def units(self, rows: NDArray[np.intp], places: int) -> Singles:
         """Some rows at every lag, where the metric has its places (n_lags, k, places).
