@@ -8,8 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +25,7 @@ WORTH_WINDOWS = 10_000
 """Windows of which the rows take so long, some ten seconds, that processes are worth the second that they start in."""
 PROCESS_MEMORY = 256 * MIB
 """What a process takes for itself and its task: 176 MB were seen with 400 checkpoints of 20 scopes."""
-_AHEAD = 32
+AHEAD = 32
 """Tasks that are made and sent before they are needed, so that no process waits while this one writes rows."""
 _LOOK_SECONDS = 1.0
 _ENDED = (
@@ -43,9 +45,13 @@ class RowMaker:
     max_mem: int
     """Bytes that processes may take together."""
     _pool: Any = field(default=None, repr=False)
+    _refused: bool = field(default=False, repr=False)
+    """Whether the system gave no processes."""
 
-    def run(self, tasks: Iterable[Callable[[], Result]], windows: int) -> Iterator[Result]:
+    def run(self, tasks: Iterable[Callable[[], Result]], windows: int, ahead: int = AHEAD) -> Iterator[Result]:
         """Results of the tasks, in order.
+
+        The processes stay for the next tasks if all results are taken.
 
         Parameters
         ----------
@@ -53,49 +59,49 @@ class RowMaker:
             Pickled where processes are used; they may be made while others run.
         windows
             Windows that all of them together look at.
+        ahead
+            Tasks that may be made before they are needed.
 
         Raises
         ------
         WorkerError
             If a process has ended before its task.
         """
-        if not self._processes_for(windows):
-            return self.threads.map(_called, tasks)
-        return self._from_processes(tasks)
+        if self._is_started(windows):
+            return self._from_processes(tasks, ahead)
+        threads = replace(self.threads, each=max(min(self.threads.each, ahead // self.threads.workers), 1))
+        return threads.map(_called, tasks)
 
     def expect(self, windows: int) -> None:
         """Start the processes, if the rows of so many windows will need them, while the caller does something else."""
-        if self._processes_for(windows):
-            self._started().submit(int)
+        self._is_started(windows)
 
-    def _processes_for(self, windows: int) -> bool:
-        return self.threads.scheduler != "serial" and self._processes > 1 and windows >= WORTH_WINDOWS
+    def _is_started(self, windows: int) -> bool:
+        """Whether processes are there; they are started if so many windows are worth it. Without them threads do."""
+        if self.threads.scheduler == "serial" or self._processes < 2 or windows < WORTH_WINDOWS or self._refused:
+            return False
+        if self._pool is None:
+            try:
+                self._pool = _started(self._processes)
+            except (OSError, BrokenExecutor):
+                self._refused = True
+        return self._pool is not None
 
     @property
     def _processes(self) -> int:
         return min(self.threads.workers, self.max_mem // PROCESS_MEMORY)
 
-    def _started(self) -> Any:
-        if self._pool is None:
-            from loky import ProcessPoolExecutor
-
-            how = {"initializer": _prepare, "initargs": (os.getpid(),), "env": _ONE_THREAD}
-            self._pool = ProcessPoolExecutor(self._processes, **how)
-        return self._pool
-
-    def _from_processes(self, tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-        from concurrent.futures.process import BrokenProcessPool
-
-        pool = self._started()
+    def _from_processes(self, tasks: Iterable[Callable[[], Result]], ahead: int) -> Iterator[Result]:
+        pool = self._pool
 
         def send(task: Callable[[], Result]) -> _Sent[Result]:
             return _Sent(pool.submit(task))
 
         try:
-            yield from in_order(send, tasks, self._processes + _AHEAD)
+            yield from in_order(send, tasks, self._processes + ahead)
         except BaseException as error:  # a task's own, Ctrl-C, or no more is wanted
             self.end(now=True)
-            if isinstance(error, BrokenProcessPool):
+            if isinstance(error, BrokenExecutor):
                 raise WorkerError(_ENDED) from error
             raise
 
@@ -118,14 +124,26 @@ def row_maker(threads: Executor, max_mem: int) -> Iterator[RowMaker]:
     maker.end(now=False)
 
 
-def _prepare(parent: int) -> None:
-    """Leave Ctrl-C to the process of the command, which ends this one; and do not outlive it if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _started(processes: int) -> Any:
+    """Processes that have begun, deaf to Ctrl-C from their first moment: that of the command ends them."""
+    from loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(processes, initializer=_end_with_parent, initargs=(os.getpid(),), env=_ONE_THREAD)
+    resource_tracker.ensure_running()  # starting it would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which they inherit
+    try:
+        pool.submit(int)  # starts all of them
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pool
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent."""
+def _end_with_parent(parent: int) -> None:
+    """Do not outlive the process of the command if it is killed."""
+    Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     os._exit(1)

@@ -14,9 +14,9 @@ from small import walk, write_log, write_safetensors
 
 from sedarchive.archive import Archive
 from sedarchive.archive.names import RESERVED, stored_name
-from sedarchive.archive.records import canonical_digest
 from sedarchive.archive.store import make_group
 from sedarchive.archive.verify import verify
+from sedarchive.digests import canonical_digest
 from sedarchive.errors import (
     ArchiveNotFoundError,
     ArchiveVersionError,

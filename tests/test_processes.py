@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,6 +16,7 @@ from small import walk, write_log, write_safetensors
 
 from sedarchive import processes
 from sedarchive.compute.refresh import ComputeOptions, compute
+from sedarchive.compute.stages import Stage, run_stages
 from sedarchive.errors import WorkerError
 from sedarchive.executor import Executor
 from sedarchive.processes import PROCESS_MEMORY, WORTH_WINDOWS, row_maker
@@ -158,3 +160,33 @@ def test_no_process_outlives_a_command_that_is_stopped(tmp_path, sent):
     while any(map(alive, workers)) and time.monotonic() < ends:
         time.sleep(0.05)
     assert not any(map(alive, workers))
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 1.0])
+def test_ctrl_c_of_a_terminal_is_told_once_even_while_processes_start(tmp_path, seconds):
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    running = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stdout.readline() == "begun\n"
+    time.sleep(seconds)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate(timeout=20)[1].count("Traceback") == 1
+
+
+def test_processes_stay_for_the_next_stages():
+    with row_maker(Executor(2), ENOUGH) as rows:
+        seen = []
+        for _ in range(2):
+            found = []
+            stage = Stage([partial(tasks.process_id, 0.02)] * 6, 6, found.extend, WORTH_WINDOWS)
+            run_stages([stage, Stage([], 0, list, 0)], rows, SimpleNamespace(end=lambda: None))
+            seen.append(set(found))
+    assert seen[0] & seen[1]
+
+
+def test_threads_do_where_the_system_gives_no_processes():
+    with mock.patch.object(processes, "_started", side_effect=OSError), row_maker(Executor(2), ENOUGH) as rows:
+        rows.expect(WORTH_WINDOWS)
+        assert set(rows.run([os.getpid] * 4, WORTH_WINDOWS)) == {os.getpid()}

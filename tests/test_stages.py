@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
+from small import walk, write_log, write_safetensors
 
+from sedarchive import processes
+from sedarchive.compute import refresh, stages
 from sedarchive.compute.stages import Stage, of_one_size, run_stages
+from sedarchive.compute.turns import Turns
 from sedarchive.executor import Executor
 from sedarchive.processes import RowMaker
 
@@ -50,7 +55,44 @@ class Windows:
 
 
 def test_windows_of_one_size_come_together_the_largest_first_but_not_of_too_many_scopes():
+    alone = [Windows(scope, 10) for scope in range(9)]
+    assert [len(of) for of in of_one_size(alone)] == [3, 3, 3]  # so that several workers have something to do
     windows = [Windows(scope, size) for scope in range(70) for size in (5, 20)]
     together = list(of_one_size(windows))
     assert [(of[0].size, len(of)) for of in together] == [(20, 32), (20, 32), (20, 6), (5, 32), (5, 32), (5, 6)]
     assert [one for of in together for one in of] == sorted(windows, key=lambda one: (-one.size, one.scope))
+
+
+def test_a_stage_that_leaves_results_is_a_mistake():
+    lazy = Stage([partial(pow, 1, 2)], 1, lambda found: None, 0)
+    with pytest.raises(RuntimeError, match="left results"):
+        run([lazy])
+
+
+def test_few_tasks_wait_that_hold_much():
+    assert [Stage([], 0, list, 0, held).ahead for held in (0, 2**20, 2**24, 2**30)] == [32, 32, 9, 1]
+
+
+def test_the_database_is_closed_while_rows_are_made(analysis, tmp_path):
+    write_safetensors(tmp_path / "run", walk(24, shapes={"a.weight": (6, 6)}))
+    write_log(tmp_path / "run", [10 * at for at in range(24)])
+    analysis.ingest(tmp_path / "run")
+    made, opened = [], []
+
+    class Watched(Turns):
+        def __init__(self, *place):
+            super().__init__(*place)
+            made.append(self)
+
+    def called(task):
+        opened.extend(one._opened is not None for one in made)
+        return task()
+
+    with (
+        mock.patch.object(refresh, "Turns", Watched),
+        mock.patch.object(stages, "_SHORT", 0),
+        mock.patch.object(processes, "_called", called),
+    ):
+        analysis.compute(windows=(5,), spectra=False)
+    assert len(opened) > 10
+    assert not any(opened)

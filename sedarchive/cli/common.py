@@ -180,7 +180,7 @@ def handled(after_interrupt: str = "", output: Path | None = None, way_out: str 
 def _what_failed(error: OSError, output: Path | None, way_out: str) -> str:
     """Words on a file: of one that was to be written also the way out."""
     cause, name = error.strerror or str(error), str(error.filename or "")
-    if output is not None and name.startswith(str(output)):
+    if output is not None and output in (Path(name), *Path(name).parents):
         return f"{name} cannot be written ({cause}); name another place, in a folder that you may write, with {way_out}"
     return f"{name}: {cause}".removeprefix(": ")
 

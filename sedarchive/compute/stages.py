@@ -9,7 +9,8 @@ from itertools import chain, groupby, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from sedarchive.compute.turns import Turns
-from sedarchive.processes import RowMaker
+from sedarchive.processes import AHEAD, RowMaker
+from sedarchive.sizes import MIB
 
 Result = TypeVar("Result")
 
@@ -24,7 +25,8 @@ class Sized(Protocol):
 
 OfSize = TypeVar("OfSize", bound=Sized)
 
-_TOGETHER = 32
+_TASK_BYTES = 128 * MIB
+_TOGETHER, _FEWEST = 32, 4
 _SHORT = 1_000
 """Windows that take less than a second, for which the database stays open."""
 
@@ -41,6 +43,13 @@ class Stage(Generic[Result]):
     """Takes the results, in the order of the tasks, as they come."""
     windows: int
     """Windows that all tasks together look at."""
+    task_bytes: int = 0
+    """What a task holds before it runs, if that is much."""
+
+    @property
+    def ahead(self) -> int:
+        """Tasks that may be made before they are needed."""
+        return min(AHEAD, 1 + _TASK_BYTES // max(self.task_bytes, 1))
 
 
 def run_stages(stages: Sequence[Stage[Any]], maker: RowMaker, turns: Turns) -> None:
@@ -50,21 +59,28 @@ def run_stages(stages: Sequence[Stage[Any]], maker: RowMaker, turns: Turns) -> N
     windows = sum(stage.windows for stage in stages)
     end_turn = turns.end if windows > _SHORT else _keep_turn
     end_turn()
-    results = maker.run(chain.from_iterable(stage.tasks for stage in stages), windows)
+    ahead = min(stage.ahead for stage in stages)
+    results = maker.run(chain.from_iterable(stage.tasks for stage in stages), windows, ahead)
     for stage in stages:
-        stage.write(islice(results, stage.n_tasks))
+        found = islice(results, stage.n_tasks)
+        stage.write(found)
+        if any(True for _ in found):
+            raise RuntimeError("a stage left results to the next one")
         end_turn()
+    if any(True for _ in results):  # and the processes know that this was all
+        raise RuntimeError("tasks without a stage")
 
 
 def of_one_size(windows: Sequence[OfSize]) -> Iterator[list[OfSize]]:
     """Windows of several scopes and sizes, those of one size together, which share draws; the largest first.
 
-    Of many scopes so many are together that tasks are not too long.
+    Of many scopes so many are together that tasks are not too long, nor too few.
     """
+    at_most = min(_TOGETHER, -(-len(windows) // _FEWEST))
     by_size = sorted(windows, key=lambda one: -one.size)
     for _, of_size in groupby(by_size, key=lambda one: one.size):
         together = list(of_size)
-        yield from (together[first : first + _TOGETHER] for first in range(0, len(together), _TOGETHER))
+        yield from (together[first : first + at_most] for first in range(0, len(together), at_most))
 
 
 def _keep_turn() -> None:

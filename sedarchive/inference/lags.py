@@ -216,21 +216,22 @@ class _Features:
 
         They have mean 0 and sum of squares 1 over the points that are there, and are 0 elsewhere; NaN if constant.
         """
-        mean, scale = (each.T[:, rows, None].astype(np.float32) for each in (self.sums.mean, self.scale))
+        mean, scale = (each.T[:, rows, None] for each in (self.sums.mean, self.scale))
         units = np.empty((*mean.shape[:2], places), dtype=np.float32)
-        np.subtract(self._at_places(self.values[rows], places), mean, out=units)
-        units *= scale
-        units *= self._at_places(self.known[rows], places)
+        # in double precision, or the mean of a series with a spike is lost
+        np.subtract(self._at_places(self.values[rows], places), mean, out=units, casting="same_kind")
+        units *= scale.astype(np.float32)
+        units *= self._at_places(self.known[rows].astype(np.float32), places)
         return units
 
     def masks(self, rows: NDArray[np.intp], places: int) -> tuple[Singles, NDArray[np.intp]]:
         """Patterns of gaps of some rows as :meth:`units` (n_lags, n_masks, places), and that of each row (k,)."""
         masks, members = gap_patterns(self.known[rows])
-        return np.ascontiguousarray(self._at_places(masks, places)), members
+        return np.ascontiguousarray(self._at_places(masks.astype(np.float32), places)), members
 
-    def _at_places(self, rows: NDArray[Any], places: int) -> Singles:
+    def _at_places(self, rows: NDArray[Any], places: int) -> NDArray[Any]:
         """Rows as the metric meets them at each lag: the larger the lag, the later."""
-        return _shifted(rows.astype(np.float32), -self.offset, places, self.reach)[::-1]
+        return _shifted(rows, -self.offset, places, self.reach)[::-1]
 
 
 def _own_correlations(x: _Features, metric: Floats) -> Floats:

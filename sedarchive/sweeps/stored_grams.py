@@ -223,9 +223,14 @@ class StoredGrams:
         """Sum of the Gram matrices of a scope's leaves."""
         return self.grams([scope])[0]
 
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of the Gram matrix of one scope."""
+        return 8 * prod(self._read("updates").shape)
+
     def in_batches(self, scopes: Sequence[Scope]) -> Iterator[list[tuple[Scope, Gram]]]:
         """Scopes with their Gram matrices, as many together as may be held."""
-        at_once = max(1, _SUM_BYTES // max(8 * prod(self._read("updates").shape), 1))
+        at_once = max(1, _SUM_BYTES // max(self.matrix_bytes, 1))
         for start in range(0, len(scopes), at_once):
             batch = scopes[start : start + at_once]
             yield list(zip(batch, self.grams(batch), strict=True))

@@ -51,7 +51,8 @@ def coupling_stages(run: str, steps: Sequence[int], sizes: Sequence[int], turns:
     tasks = coupling_tasks(inputs)
 
     def write(found: Iterator[list[Columns]]) -> None:
-        keyed.write(turns.database, work, {"couplings": by_columns(inputs, found)}, started)
+        rows = {"couplings": by_columns(inputs, found)}
+        keyed.write(turns.database, work, rows, started)
 
     windows = len(inputs.scopes) * sum(len(steps) - table.size for table in inputs.sizes)
     return [Stage(tasks, len(tasks), write, windows)]

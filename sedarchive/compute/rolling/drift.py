@@ -38,7 +38,8 @@ def drift_stages(source: WindowSource, scopes: Sequence[Scope], turns: Turns, pr
         rows = {table: [concatenated([part[table] for part in parts])] for table in TABLES}
         keyed.write(turns.database, work, rows, started, source.stored.key)
 
-    return [Stage(_jobs(source, todo), len(todo), write, len(todo) * len(source.anatomy.run.commits))]
+    windows = len(todo) * len(source.anatomy.run.commits)
+    return [Stage(_jobs(source, todo), len(todo), write, windows, source.stored.matrix_bytes)]
 
 
 def _jobs(source: WindowSource, scopes: Sequence[Scope]) -> Iterator[partial[dict[str, Columns]]]:

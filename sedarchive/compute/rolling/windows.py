@@ -105,7 +105,8 @@ class WindowRefresh:
                 done += len(of_scope.sized)
                 self.progress(f"windows {self.source.anatomy.run.name}", done, n_pairs)
 
-        return [Stage(self._tasks(sized), len(sized), keep, n_pairs * len(self.source.anatomy.run.commits))]
+        n_steps = len(self.source.anatomy.run.commits)
+        return [Stage(self._tasks(sized), len(sized), keep, n_pairs * n_steps, 2 * self.source.stored.matrix_bytes)]
 
     def _tasks(self, sized: Sequence[tuple[Scope, tuple[int, ...]]]) -> Iterator[Callable[[], ScopeRows]]:
         source, sizes_of = self.source, dict(sized)
@@ -127,9 +128,10 @@ class WindowRefresh:
 
     def _write(self, found: Iterator[list[dict[str, Columns]]]) -> None:
         """Write windows and nulls."""
-        run, database = self.source.anatomy.run.name, self.turns.database
+        run = self.source.anatomy.run.name
         nulls = {_pair_of(tables["windows"]): tables for of_size in found for tables in of_size}
         standing = [nulls.pop(pair) for pair in self.work.without_null]
+        database = self.turns.database
         with database.transaction():
             _remove_pairs(database, run, self.work)
             for table, columns in self._batches(nulls):
