@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import duckdb
 import pytest
@@ -13,7 +14,8 @@ from small import data_of, environment, few_draws, run_here, walk, write_log, wr
 
 from sedarchive.archive import Archive
 from sedarchive.cli.common import progress_bar
-from sedarchive.errors import UnknownNameError
+from sedarchive.compute.refresh import _alone
+from sedarchive.errors import ArchiveLockedError, UnknownNameError, UnwritableArchiveError
 from sedarchive.tables import database as tables_database
 
 SHAPES = {"h.0.attn.c_attn.weight": (6, 18), "h.0.mlp.c_fc.weight": (6, 12), "wte.weight": (9, 6)}
@@ -345,3 +347,13 @@ def test_hardly_anything_is_imported_before_an_interrupt_is_seen_to():
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "sedarchive" in loaded, done.stderr
     assert not {"pathlib", "fnmatch", "urllib", "numpy", "typer"} & loaded
+
+
+def test_two_computes_into_one_database_of_an_archive_that_cannot_be_written_are_kept_apart(tmp_path):
+    store, database = SimpleNamespace(refusal=UnwritableArchiveError("read-only")), tmp_path / "mine.duckdb"
+    with _alone(store, database):
+        with pytest.raises(ArchiveLockedError, match="compute"), _alone(store, database):
+            pass
+        with _alone(SimpleNamespace(refusal=None), database):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sedarchive.archive.store import CheckedStore
 
 FORMAT_VERSION = 1
+_ROOT_BYTES = 2**20
+"""A root record has some hundred bytes."""
 
 __all__ = ["FORMAT_VERSION", "Archive", "RunArchive"]
 
@@ -184,7 +186,8 @@ def _run_records(folder: Path) -> Iterator[Path]:
 def read_root(path: Path) -> dict[str, Any]:
     """Root attributes, checked."""
     try:
-        group = load_json((path / "zarr.json").read_bytes())
+        with (path / "zarr.json").open("rb") as file:
+            group = load_json(file.read(_ROOT_BYTES))
         if (group["zarr_format"], group["node_type"]) != (3, "group"):
             raise ValueError("no group of Zarr 3")
         attributes = dict(group["attributes"]["sedarchive"])

@@ -79,7 +79,7 @@ class ComputeOptions:
         return Executor(self.workers, "serial" if self.scheduler == "serial" else "threads")
 
     @property
-    def row_maker(self) -> Executor:
+    def row_executor(self) -> Executor:
         """Of tasks that end in rows, which are held until they are written: no worker waits for another long."""
         return replace(self.executor, each=ROWS_EACH)
 

@@ -6,11 +6,12 @@ stops the others.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sedarchive.archive import Archive, RunArchive
+from sedarchive.archive.lock import writer_lock
 from sedarchive.archive.store import CheckedStore
 from sedarchive.audit import merged
 from sedarchive.cluster import sweep_executor
@@ -73,6 +74,7 @@ def compute(
     with (
         one_blas_thread(),
         opened.writing("compute") as store,
+        _alone(store, database),
         Turns(database, opened.archive_id) as turns,
     ):
         tables = turns.database
@@ -92,7 +94,7 @@ def compute(
             turns.end()
         with (
             sweep_executor(options.cluster if reads_weights else None, options.executor) as sweeps,
-            row_maker(options.row_maker, options.max_mem) as rows,
+            row_maker(options.row_executor, options.max_mem) as rows,
         ):
             job = _Job(store, turns, options, requests, progress, sweeps, rows, across_runs(runs))
             reports = [*refused, *(job.run_guarded(parts) for parts in anatomies)]
@@ -100,6 +102,11 @@ def compute(
         refresh_scaling(turns.database)
         refresh_importance(turns.database, options.importance)
         return sorted(reports, key=lambda report: report.run)
+
+
+def _alone(store: CheckedStore, database: Path) -> AbstractContextManager[object]:
+    """Hold the writer's lock beside the database where the archive, which cannot be written, has none."""
+    return nullcontext() if store.refusal is None else writer_lock(database.absolute().parent, "compute")
 
 
 def _write_empty_runs(database: Database, runs: Sequence[RunArchive]) -> None:
@@ -263,7 +270,7 @@ class _Job:
     def _refresh_spectra(self, parts: Anatomy, audit: Audit, report: RunComputed) -> None:
         options = SpectraOptions(self.options.max_mem, self.options.exact)
         report.spectra = refresh_spectra(parts, self.turns, self.options.every, options, self.sweeps, self.progress)
-        refresh_matrix_stats(parts.run.name, self.turns, self.options.row_maker, self.requests.matrices.truncated)
+        refresh_matrix_stats(parts.run.name, self.turns, self.options.row_executor, self.requests.matrices.truncated)
         if self.requests.matrices.aspects:
             aspects = self.options.aspects
             cut = refresh_aspects(parts, aspects, self.turns, self.sweeps, self.progress)

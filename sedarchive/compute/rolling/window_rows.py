@@ -1,4 +1,4 @@
-"""Windows of every scope into their tables, from stored Gram matrices alone."""
+"""Rows of windows and updates: pure arrays to columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
