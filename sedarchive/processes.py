@@ -67,16 +67,16 @@ class RowMaker:
         WorkerError
             If a process has ended before its task.
         """
-        if self._is_started(windows):
+        if self._start_if_worth(windows):
             return self._from_processes(tasks, ahead)
         threads = replace(self.threads, each=max(min(self.threads.each, ahead // self.threads.workers), 1))
         return threads.map(_called, tasks)
 
     def expect(self, windows: int) -> None:
         """Start the processes, if the rows of so many windows will need them, while the caller does something else."""
-        self._is_started(windows)
+        self._start_if_worth(windows)
 
-    def _is_started(self, windows: int) -> bool:
+    def _start_if_worth(self, windows: int) -> bool:
         """Whether processes are there; they are started if so many windows are worth it. Without them threads do."""
         if self.threads.scheduler == "serial" or self._processes < 2 or windows < WORTH_WINDOWS or self._refused:
             return False

@@ -167,6 +167,23 @@ def test_every_lag_agrees_with_explicit_pairs(offset):
             )
 
 
+@pytest.mark.parametrize("spike", [1, -2])
+def test_a_spike_beside_the_overlap_costs_no_digits_of_correlations_with_surrogates(spike):
+    rng = np.random.default_rng(3)
+    n, reach = 60, 6
+    metric = rng.normal(size=(20, n)).cumsum(axis=1)
+    feature = 1.2 + 0.05 * rng.normal(size=n)
+    feature[spike] = 3e4  # in no pair at the lags that leave out the first or the last points
+    r = np.empty((len(metric), 2 * reach + 1))
+    for at, lag in enumerate(range(-reach, reach + 1)):
+        inside, places = slice(max(-lag, 0), n - max(lag, 0)), slice(max(lag, 0), n + min(lag, 0))
+        r[:, at] = [np.corrcoef(feature[inside], version[places])[0, 1] for version in metric]
+    largest = np.take_along_axis(r, np.abs(r).argmax(axis=1)[:, None], axis=1)[:, 0]
+    found = scan_lags(feature[None], metric, 0, reach).peaks["abs"].r[0]
+    assert np.abs(found - largest)[1:].max() < 1e-6
+    assert abs(found[0] - largest[0]) < 1e-7
+
+
 def test_features_that_are_scanned_together_do_not_meet():
     features, metric = autoregressive(rng(48), 60, 0.7, 40), autoregressive(rng(49), 66, 0.7, 30)
     for row in range(9, 40, 3):  # gaps of several patterns, some shared, in more than one block

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
@@ -13,7 +14,7 @@ import pytest
 from small import data_of, environment, few_draws, run_here, walk, write_log, write_safetensors
 
 from sedarchive.archive import Archive
-from sedarchive.cli.common import progress_bar
+from sedarchive.cli.common import _what_failed, progress_bar
 from sedarchive.compute.refresh import _alone
 from sedarchive.errors import ArchiveLockedError, UnknownNameError, UnwritableArchiveError
 from sedarchive.tables import database as tables_database
@@ -357,3 +358,19 @@ def test_two_computes_into_one_database_of_an_archive_that_cannot_be_written_are
         with _alone(SimpleNamespace(refusal=None), database):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "output", "ours"),
+    [
+        ("out/a.csv", "out", True),
+        ("out", "out", True),
+        ("a.csv", ".", True),
+        ("out.zarr/zarr.json", "out", False),
+        ("/else/.hidden", ".", False),
+    ],
+)
+def test_only_what_lies_in_the_output_is_said_to_be_what_cannot_be_written(named, output, ours):
+    said = _what_failed(PermissionError(13, "Permission denied", named), Path(output), "--output")
+    assert ("cannot be written" in said) == ours
+    assert named in said
